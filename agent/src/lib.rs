@@ -1,0 +1,3 @@
+//! The node agent: owns the slots and the container lifecycle of one host.
+
+pub mod container;

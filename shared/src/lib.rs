@@ -1,0 +1,15 @@
+//! What Kiln's parts agree on: the model, the function contract, HTTP/1.1 framing, and the seams between
+//! balancer, agent and API ([`call::CallHop`], [`report::NodeReport`], [`record::RecordSink`]).
+//!
+//! Knows nothing of routing, SQL or Docker. A thing lives here only when two crates use it.
+
+pub mod body;
+pub mod call;
+pub mod contract;
+pub mod function;
+pub mod http1;
+pub mod ids;
+pub mod model;
+pub mod record;
+pub mod report;
+pub mod telemetry;

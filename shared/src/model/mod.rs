@@ -1,0 +1,1 @@
+//! Apps, functions and triggers as the APIs show them, with their validation.
