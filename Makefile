@@ -1,0 +1,54 @@
+# Kiln's commands. `make help` lists them; what they do is in scripts/.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Where `make run` listens; empty: 8080, or a free port if that is taken.
+PORT ?=
+# Cargo profile of `make run`.
+PROFILE ?= release
+# One benchmark of `make bench`, as in `make bench NAME=warm`; empty: all of them.
+NAME ?=
+# More arguments for `make test`, as in `make test ARGS='-p kiln-shared codec'`.
+ARGS ?= --workspace
+
+.PHONY: help run stop test lint fmt docs bench bench-micro clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Start Kiln, deploy a function, call it cold and warm (PORT=8080)
+	@PORT='$(PORT)' PROFILE='$(PROFILE)' scripts/demo.sh
+
+stop: ## Stop the Kiln that `make run` started
+	@scripts/demo.sh stop
+
+test: ## Run every test, those with real containers too
+	@scripts/setup.sh test
+	cargo nextest run $(ARGS)
+
+lint: ## Check formatting, lints and (if cargo-deny is installed) licences
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --workspace check; \
+	else echo "cargo-deny is not installed: licences and bans not checked (cargo install --locked cargo-deny)"; fi
+
+fmt: ## Format all code
+	cargo fmt --all
+
+docs: ## Build the API documentation and check the written one
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+	@scripts/check-docs.sh
+
+bench: ## Compare Kiln with HAProxy, nginx and Docker side by side (NAME=edge|warm|split|cold|memory)
+	@scripts/setup.sh bench
+	cargo build --release -p kiln-cli -p kiln-lb -p kiln-agent -p kiln-examples -p kiln-loadtest
+	target/release/bench $(NAME)
+
+bench-micro: ## Measure ring, routes, codecs and slots with criterion
+	@scripts/setup.sh build
+	cargo bench -p kiln-benches
+
+clean: stop ## Stop Kiln, remove what was built and what `make run` stored
+	cargo clean
+	rm -rf .kiln
