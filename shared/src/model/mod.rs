@@ -1,1 +1,26 @@
-//! Apps, functions and triggers as the APIs show them, with their validation.
+//! Apps, functions and triggers as the APIs show them, with their validation (`spec/api-v2.md`, parts 2 and 3).
+//!
+//! Owns what a valid resource is, what creating and updating one means, and the words of each refusal. Does
+//! no I/O and reads no clock: callers pass `now`. Field names and omissions in JSON are Fn's, to the letter.
+
+mod annotations;
+mod app;
+mod error;
+mod function;
+mod trigger;
+mod wire;
+
+pub use annotations::{Annotations, HTTP_ENDPOINT, IMAGE_DIGEST, INVOKE_ENDPOINT};
+pub use app::{App, AppInput, Shape};
+pub use error::ApiError;
+pub use function::{FunctionInput, FunctionResource, resolve};
+pub use trigger::{Trigger, TriggerInput, TriggerType};
+pub use wire::{Config, go_json};
+
+/// Longest name of an app, function or trigger, in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// What app and trigger names are made of: letters and digits of any script, `_` and `-`.
+fn is_word(name: &str) -> bool {
+    name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'))
+}

@@ -1,0 +1,265 @@
+//! Functions as the API shows them, and how app and function become what a node runs.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::wire::{self, Config};
+use super::{Annotations, ApiError, App, IMAGE_DIGEST, NAME_BYTES_MAX, Shape};
+use crate::function::{Format, FunctionSpec};
+use crate::ids::{AppId, FunctionId};
+
+const MEMORY_MIB_DEFAULT: u64 = 128;
+const MEMORY_MIB_MAX: u64 = 8192;
+const TIMEOUT_SECONDS_DEFAULT: i32 = 30;
+const TIMEOUT_SECONDS_MAX: i32 = 300;
+const IDLE_TIMEOUT_SECONDS_DEFAULT: i32 = 30;
+const IDLE_TIMEOUT_SECONDS_MAX: i32 = 3600;
+
+/// A function, as stored and as the API shows it ("fn" there; `spec/api-v2.md`, part 2.2). What a node runs
+/// is a [`FunctionSpec`], made by [`resolve`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FunctionResource {
+    /// Names the function for good.
+    pub id: FunctionId,
+    /// Unique within its app, never changes.
+    pub name: String,
+    /// The app it belongs to.
+    pub app_id: AppId,
+    /// Image reference, as deployed.
+    pub image: String,
+    /// How calls are framed. Shown only where it is not today's `http-stream`.
+    #[serde(default, skip_serializing_if = "is_http_stream")]
+    pub format: Format,
+    /// Memory limit of one container in MiB, 1 to 8192.
+    #[serde(rename = "memory")]
+    pub memory_mib: u64,
+    /// Longest time of one call in seconds, 1 to 300.
+    #[serde(rename = "timeout")]
+    pub timeout_seconds: i32,
+    /// A container unused for this many seconds is removed, 1 to 3600.
+    #[serde(rename = "idle_timeout")]
+    pub idle_timeout_seconds: i32,
+    /// Environment, over the app's.
+    #[serde(default)]
+    pub config: Config,
+    /// The client's own data.
+    #[serde(default, skip_serializing_if = "Annotations::is_empty")]
+    pub annotations: Annotations,
+    /// The app's shape when the function was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+    /// When it was made.
+    #[serde(with = "wire::timestamp")]
+    pub created_at: Timestamp,
+    /// When something in it last changed.
+    #[serde(with = "wire::timestamp")]
+    pub updated_at: Timestamp,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_http_stream(format: &Format) -> bool {
+    *format == Format::HttpStream
+}
+
+/// What a client sends to create or update a function. Empty fields count as not given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FunctionInput {
+    /// Only in updates, where it must be the id in the path.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// Required to create, ignored in updates.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Required to create, ignored in updates.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub app_id: String,
+    /// Required to create.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub image: String,
+    /// One of Fn's formats of 2018 or `http-stream`, the default.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub format: String,
+    /// MiB; 0 is 128 on create and no change in updates.
+    #[serde(rename = "memory", deserialize_with = "wire::null_as_default", skip_serializing_if = "is_zero")]
+    pub memory_mib: u64,
+    /// Seconds; 0 is 30 on create and no change in updates.
+    #[serde(rename = "timeout", deserialize_with = "wire::null_as_default", skip_serializing_if = "is_zero")]
+    pub timeout_seconds: i32,
+    /// Seconds; 0 is 30 on create and no change in updates.
+    #[serde(
+        rename = "idle_timeout",
+        deserialize_with = "wire::null_as_default",
+        skip_serializing_if = "is_zero"
+    )]
+    pub idle_timeout_seconds: i32,
+    /// In updates merged by key; `""` deletes.
+    #[serde(deserialize_with = "wire::config", skip_serializing_if = "Config::is_empty")]
+    pub config: Config,
+    /// In updates merged by key; `""` and `null` delete.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "Annotations::is_empty")]
+    pub annotations: Annotations,
+    /// Checked to be a time and otherwise ignored.
+    #[serde(deserialize_with = "wire::given_time", skip_serializing)]
+    pub created_at: Option<Timestamp>,
+    /// Checked to be a time and otherwise ignored.
+    #[serde(deserialize_with = "wire::given_time", skip_serializing)]
+    pub updated_at: Option<Timestamp>,
+}
+
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
+}
+
+impl FunctionInput {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    /// [`ApiError::InvalidJson`] if it is not a JSON object or a field has another type.
+    pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
+        wire::from_json(body)
+    }
+
+    fn format(&self) -> Result<Option<Format>, ApiError> {
+        if self.format.is_empty() {
+            return Ok(None);
+        }
+        self.format.parse().map(Some).map_err(|_| ApiError::FnFormatInvalid)
+    }
+}
+
+impl FunctionResource {
+    /// Checks everything that can be checked without knowing the app.
+    ///
+    /// # Errors
+    /// The first rule that `input` breaks, in the order of `spec/api-v2.md`, part 2.2.
+    pub fn check_create(input: &FunctionInput) -> Result<(), ApiError> {
+        Self::draft(input, AppId::generate(), None, Timestamp::UNIX_EPOCH).map(drop)
+    }
+
+    /// A new function of `app` with a new id.
+    ///
+    /// # Errors
+    /// As [`Self::check_create`].
+    pub fn create(input: &FunctionInput, app: &App, now: Timestamp) -> Result<Self, ApiError> {
+        Self::draft(input, app.id, app.shape, now)
+    }
+
+    fn draft(
+        input: &FunctionInput,
+        app_id: AppId,
+        shape: Option<Shape>,
+        now: Timestamp,
+    ) -> Result<Self, ApiError> {
+        if !input.id.is_empty() {
+            return Err(ApiError::FnIdGiven);
+        }
+        if input.app_id.is_empty() {
+            return Err(ApiError::FnAppIdMissing);
+        }
+        check_name(&input.name)?;
+        if input.image.is_empty() {
+            return Err(ApiError::FnImageMissing);
+        }
+        let function = Self {
+            id: FunctionId::generate(),
+            name: input.name.clone(),
+            app_id,
+            image: input.image.clone(),
+            format: input.format()?.unwrap_or_default(),
+            memory_mib: or_default(input.memory_mib, MEMORY_MIB_DEFAULT),
+            timeout_seconds: or_default(input.timeout_seconds, TIMEOUT_SECONDS_DEFAULT),
+            idle_timeout_seconds: or_default(input.idle_timeout_seconds, IDLE_TIMEOUT_SECONDS_DEFAULT),
+            config: input.config.clone(),
+            annotations: input.annotations.given(),
+            shape,
+            created_at: now,
+            updated_at: now,
+        };
+        function.check()?;
+        Ok(function)
+    }
+
+    /// This function after an update. It differs from this one only if something changed.
+    ///
+    /// # Errors
+    /// The first rule that the result breaks.
+    pub fn update(&self, input: &FunctionInput, now: Timestamp) -> Result<Self, ApiError> {
+        let mut function = self.clone();
+        if !input.image.is_empty() {
+            function.image.clone_from(&input.image);
+        }
+        if let Some(format) = input.format()? {
+            function.format = format;
+        }
+        function.memory_mib = or_default(input.memory_mib, self.memory_mib);
+        function.timeout_seconds = or_default(input.timeout_seconds, self.timeout_seconds);
+        function.idle_timeout_seconds = or_default(input.idle_timeout_seconds, self.idle_timeout_seconds);
+        wire::merge_config(&mut function.config, &input.config);
+        function.annotations.merge(&input.annotations);
+        function.check()?;
+        if function != *self {
+            function.updated_at = now;
+        }
+        Ok(function)
+    }
+
+    fn check(&self) -> Result<(), ApiError> {
+        if !(1..=TIMEOUT_SECONDS_MAX).contains(&self.timeout_seconds) {
+            return Err(ApiError::FnTimeoutInvalid);
+        }
+        if !(1..=IDLE_TIMEOUT_SECONDS_MAX).contains(&self.idle_timeout_seconds) {
+            return Err(ApiError::FnIdleTimeoutInvalid);
+        }
+        if !(1..=MEMORY_MIB_MAX).contains(&self.memory_mib) {
+            return Err(ApiError::FnMemoryInvalid);
+        }
+        self.annotations.check()?;
+        wire::check_config(&self.config)
+    }
+}
+
+/// Names may hold what stands in a URL's path segment as it is.
+fn check_name(name: &str) -> Result<(), ApiError> {
+    if name.is_empty() {
+        return Err(ApiError::FnNameMissing);
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(ApiError::FnNameTooLong);
+    }
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~$&+:=@".contains(&byte);
+    if name.bytes().all(fits) { Ok(()) } else { Err(ApiError::FnNameInvalid) }
+}
+
+fn or_default<T: Default + PartialEq>(given: T, default: T) -> T {
+    if is_zero(&given) { default } else { given }
+}
+
+/// What a node runs: the function with its app's config under its own. `app` must be the function's.
+pub fn resolve(app: &App, function: &FunctionResource) -> FunctionSpec {
+    let mut config = app.config.clone();
+    config.extend(function.config.clone());
+    let image_digest = function.annotations.get(IMAGE_DIGEST).and_then(|value| value.as_str());
+    FunctionSpec {
+        id: function.id,
+        name: function.name.clone(),
+        app_id: app.id,
+        app_name: app.name.clone(),
+        image: function.image.clone(),
+        image_digest: image_digest.map(str::to_owned),
+        format: function.format,
+        memory_mib: function.memory_mib,
+        cpu_millis: None,
+        tmpfs_mib: None,
+        timeout: seconds(function.timeout_seconds),
+        idle_timeout: seconds(function.idle_timeout_seconds),
+        config,
+        syslog_url: app.syslog_url.clone(),
+    }
+}
+
+fn seconds(count: i32) -> Duration {
+    Duration::from_secs(u64::from(count.unsigned_abs()))
+}

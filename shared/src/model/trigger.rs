@@ -1,0 +1,207 @@
+//! Triggers: paths under `/t/{app}/` that lead to a function.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::wire;
+use super::{Annotations, ApiError, FunctionResource, NAME_BYTES_MAX, is_word};
+use crate::ids::{AppId, FunctionId, TriggerId};
+
+/// What makes a trigger fire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TriggerType {
+    /// A request to `/t/{app}{source}`.
+    Http,
+}
+
+impl TriggerType {
+    /// The API's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+        }
+    }
+
+    /// Reads the API's word; `None` if it is not one.
+    pub fn parse(text: &str) -> Option<Self> {
+        (text == "http").then_some(Self::Http)
+    }
+}
+
+/// A trigger, as stored and as the API shows it (`spec/api-v2.md`, part 2.3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trigger {
+    /// Names the trigger for good.
+    pub id: TriggerId,
+    /// Unique within its function.
+    pub name: String,
+    /// The app it belongs to.
+    pub app_id: AppId,
+    /// The function it leads to, of the same app.
+    pub fn_id: FunctionId,
+    /// What makes it fire.
+    #[serde(rename = "type")]
+    pub kind: TriggerType,
+    /// The path below the app, with its leading slash. Unique within app and type.
+    pub source: String,
+    /// The client's own data.
+    #[serde(default, skip_serializing_if = "Annotations::is_empty")]
+    pub annotations: Annotations,
+    /// When it was made.
+    #[serde(with = "wire::timestamp")]
+    pub created_at: Timestamp,
+    /// When something in it last changed.
+    #[serde(with = "wire::timestamp")]
+    pub updated_at: Timestamp,
+}
+
+/// What a client sends to create or update a trigger. Empty fields count as not given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TriggerInput {
+    /// Only in updates, where it must be the id in the path.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// Required to create.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Required to create, ignored in updates.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub app_id: String,
+    /// Required to create; must be a function of the same app.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub fn_id: String,
+    /// Required to create, ignored in updates. Only `http` is known.
+    #[serde(rename = "type", deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    /// Required to create; begins with a slash.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// In updates merged by key; `""` and `null` delete.
+    #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "Annotations::is_empty")]
+    pub annotations: Annotations,
+    /// Must not be given to create, ignored in updates.
+    #[serde(deserialize_with = "wire::given_time", skip_serializing)]
+    pub created_at: Option<Timestamp>,
+    /// Must not be given to create, ignored in updates.
+    #[serde(deserialize_with = "wire::given_time", skip_serializing)]
+    pub updated_at: Option<Timestamp>,
+}
+
+impl TriggerInput {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    /// [`ApiError::InvalidJson`] if it is not a JSON object or a field has another type.
+    pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
+        wire::from_json(body)
+    }
+}
+
+impl Trigger {
+    /// Checks everything that can be checked without knowing app and function.
+    ///
+    /// # Errors
+    /// The first rule that `input` breaks, in the order of `spec/api-v2.md`, part 2.3.
+    pub fn check_create(input: &TriggerInput) -> Result<(), ApiError> {
+        if !input.id.is_empty() {
+            return Err(ApiError::TriggerIdGiven);
+        }
+        if input.created_at.is_some() {
+            return Err(ApiError::TriggerCreatedAtGiven);
+        }
+        if input.updated_at.is_some() {
+            return Err(ApiError::TriggerUpdatedAtGiven);
+        }
+        if input.app_id.is_empty() {
+            return Err(ApiError::TriggerAppIdMissing);
+        }
+        check_name(&input.name)?;
+        if input.fn_id.is_empty() {
+            return Err(ApiError::TriggerFnIdMissing);
+        }
+        if TriggerType::parse(&input.kind).is_none() {
+            return Err(ApiError::TriggerTypeInvalid);
+        }
+        check_source(&input.source)?;
+        input.annotations.given().check()
+    }
+
+    /// A new trigger of `function`, which belongs to `app_id` or is refused.
+    ///
+    /// # Errors
+    /// As [`Self::check_create`], or the function is another app's.
+    pub fn create(
+        input: &TriggerInput,
+        app_id: AppId,
+        function: &FunctionResource,
+        now: Timestamp,
+    ) -> Result<Self, ApiError> {
+        Self::check_create(input)?;
+        let trigger = Self {
+            id: TriggerId::generate(),
+            name: input.name.clone(),
+            app_id,
+            fn_id: function.id,
+            kind: TriggerType::parse(&input.kind).ok_or(ApiError::TriggerTypeInvalid)?,
+            source: input.source.clone(),
+            annotations: input.annotations.given(),
+            created_at: now,
+            updated_at: now,
+        };
+        trigger.check_owner(function)?;
+        Ok(trigger)
+    }
+
+    /// This trigger after an update; `function` is the one it leads to then. It differs from this one only
+    /// if something changed.
+    ///
+    /// # Errors
+    /// The first rule that the result breaks, or the function is another app's.
+    pub fn update(
+        &self,
+        input: &TriggerInput,
+        function: &FunctionResource,
+        now: Timestamp,
+    ) -> Result<Self, ApiError> {
+        let mut trigger = self.clone();
+        if !input.name.is_empty() {
+            trigger.name.clone_from(&input.name);
+        }
+        if !input.source.is_empty() {
+            trigger.source.clone_from(&input.source);
+        }
+        trigger.fn_id = function.id;
+        trigger.annotations.merge(&input.annotations);
+        check_name(&trigger.name)?;
+        check_source(&trigger.source)?;
+        trigger.annotations.check()?;
+        trigger.check_owner(function)?;
+        if trigger != *self {
+            trigger.updated_at = now;
+        }
+        Ok(trigger)
+    }
+
+    fn check_owner(&self, function: &FunctionResource) -> Result<(), ApiError> {
+        if function.app_id == self.app_id { Ok(()) } else { Err(ApiError::TriggerFnOfOtherApp) }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), ApiError> {
+    if name.is_empty() {
+        return Err(ApiError::TriggerNameMissing);
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(ApiError::TriggerNameTooLong);
+    }
+    if is_word(name) { Ok(()) } else { Err(ApiError::TriggerNameInvalid) }
+}
+
+fn check_source(source: &str) -> Result<(), ApiError> {
+    if source.is_empty() {
+        return Err(ApiError::TriggerSourceMissing);
+    }
+    if source.starts_with('/') { Ok(()) } else { Err(ApiError::TriggerSourceWithoutSlash) }
+}
