@@ -63,6 +63,12 @@ impl Id {
     }
 }
 
+impl fmt::Debug for Id {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
 impl FromStr for Id {
     type Err = ParseIdError;
 
