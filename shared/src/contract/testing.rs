@@ -1,0 +1,56 @@
+//! What the contract's tests share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::body::Body;
+use crate::call::{CallKind, CallMode, CallRequest};
+use crate::function::{Format, Function, FunctionSpec};
+use crate::http1::HeaderBlock;
+use crate::ids::{AppId, CallId, FunctionId};
+
+pub(crate) fn function(format: Format) -> Function {
+    Function::new(FunctionSpec {
+        id: FunctionId::generate(),
+        name: "hello".to_owned(),
+        app_id: AppId::generate(),
+        app_name: "demo".to_owned(),
+        image: "demo/hello:0.0.1".to_owned(),
+        image_digest: None,
+        format,
+        memory_mib: 128,
+        cpu_millis: None,
+        tmpfs_mib: None,
+        timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_secs(30),
+        config: BTreeMap::new(),
+        syslog_url: None,
+    })
+}
+
+pub(crate) fn block(lines: &[(&str, &str)]) -> HeaderBlock {
+    let mut block = HeaderBlock::new();
+    for (name, value) in lines {
+        block.push(name.as_bytes(), value.as_bytes()).expect("a valid line");
+    }
+    block
+}
+
+/// A POST to a function through `/invoke`.
+pub(crate) fn call(format: Format, headers: &[(&str, &str)], body: &'static str) -> CallRequest {
+    CallRequest {
+        id: CallId::generate(),
+        function: Arc::new(function(format)),
+        kind: CallKind::Invoke,
+        mode: CallMode::Sync,
+        method: http::Method::POST,
+        url: "http://localhost:8080/t/demo/hello?x=1".to_owned(),
+        path: "/hello".to_owned(),
+        headers: block(headers),
+        body: Body::from(Bytes::from_static(body.as_bytes())),
+        received: Instant::now(),
+    }
+}
