@@ -1,0 +1,16 @@
+//! Measures Kiln beside other proxies and beside Docker, in one run on one machine.
+//!
+//! [`suite`] holds the benchmarks; the other modules are their tools: load ([`load`]), what a process costs
+//! ([`cost`]), processes and containers ([`process`], [`docker`], [`kiln`]) and the printed and stored result
+//! ([`report`]). Uses Kiln only from outside, through its binaries and sockets, as any client does.
+//! Speaks to loopback and unix sockets alone.
+
+pub mod cost;
+pub mod docker;
+pub mod http;
+pub mod kiln;
+pub mod load;
+pub mod process;
+pub mod report;
+pub mod stand_in;
+pub mod suite;
