@@ -1,1 +1,13 @@
-//! placeholder
+//! Kiln's catalog and HTTP API: what is deployed, and what became of calls.
+//!
+//! Owns the store of apps, functions, triggers, call records and logs ([`Catalog`], [`RecordWriter`]) and the
+//! `/v2` API over it ([`router`]). Knows no nodes and no containers. Nothing here runs on the path of a call:
+//! the balancer keeps its own copy from the feed of changes.
+
+mod catalog;
+mod rest;
+mod store;
+
+pub use catalog::Catalog;
+pub use rest::{ApiState, FN_API_VERSION, router};
+pub use store::{After, Change, Changes, OpenError, Page, Retention, Snapshot, StoreError};

@@ -110,7 +110,9 @@ pub enum ApiError {
     AnnotationsTooMany,
 
     /// Kiln's own rule: such a pair cannot be an environment variable, so that the function could never start.
-    #[error("Invalid config, keys must be non-empty without '=', and neither keys nor values may contain NUL")]
+    #[error(
+        "Invalid config, keys must be non-empty without '=', and neither keys nor values may contain NUL"
+    )]
     ConfigInvalid,
 
     #[error("from_time is not an epoch time")]

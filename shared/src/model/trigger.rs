@@ -73,7 +73,11 @@ pub struct TriggerInput {
     #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
     pub fn_id: String,
     /// Required to create, ignored in updates. Only `http` is known.
-    #[serde(rename = "type", deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "type",
+        deserialize_with = "wire::null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub kind: String,
     /// Required to create; begins with a slash.
     #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]

@@ -74,7 +74,8 @@ pub(super) fn merge_config(config: &mut Config, change: &Config) {
 
 /// Refuses pairs that cannot be environment variables.
 pub(super) fn check_config(config: &Config) -> Result<(), ApiError> {
-    let fits = |key: &str, value: &str| !key.is_empty() && !key.contains(['=', '\0']) && !value.contains('\0');
+    let fits =
+        |key: &str, value: &str| !key.is_empty() && !key.contains(['=', '\0']) && !value.contains('\0');
     if config.iter().all(|(key, value)| fits(key, value)) { Ok(()) } else { Err(ApiError::ConfigInvalid) }
 }
 

@@ -1,0 +1,83 @@
+//! The `/v2` HTTP API over the catalog, call records and logs (`spec/api-v2.md`, parts 1 to 3 and 8).
+//!
+//! Owns paths, statuses, bodies and paging; what is valid belongs to [`kiln_shared::model`]. Bodies, their
+//! content types and the line feed after errors are those of Fn's server (`spec/observed-fn.txt`).
+
+mod apps;
+mod error;
+mod fns;
+mod params;
+mod reply;
+mod request;
+mod triggers;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+
+use crate::Catalog;
+use error::error_body;
+use reply::Json;
+
+/// The version of Fn's API that Kiln answers as. Clients compare it with their own; Kiln's own version is in
+/// the header `Kiln-Version`.
+pub const FN_API_VERSION: &str = "0.3.753";
+
+/// Largest body of a request, in bytes, unless configured.
+const BODY_BYTES_MAX: u64 = 1 << 20;
+
+/// What the API works on.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// The catalog.
+    pub catalog: Catalog,
+    /// Where callers reach the balancer, `http(s)://host[:port]`, for the endpoints that resources show.
+    /// `None` takes the host that the request names.
+    pub public_url: Option<String>,
+    /// Larger bodies get 413.
+    pub body_bytes_max: u64,
+}
+
+impl ApiState {
+    /// An API on `catalog` with everything else as is usual.
+    pub fn new(catalog: Catalog) -> Self {
+        Self { catalog, public_url: None, body_bytes_max: BODY_BYTES_MAX }
+    }
+}
+
+/// All paths of the API. Everything else gets 404 here, so merge the balancer's own paths before.
+pub fn router(state: ApiState) -> Router {
+    Router::new()
+        .route("/", get(hello))
+        .route("/version", get(version))
+        .merge(apps::routes())
+        .merge(fns::routes())
+        .merge(triggers::routes())
+        .fallback(path_not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(Arc::new(state))
+}
+
+async fn hello() -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "goto": "https://github.com/fnproject/fn", "hello": "world!" }))
+}
+
+async fn version() -> ([(&'static str, &'static str); 1], Json<serde_json::Value>) {
+    let kiln = [("kiln-version", env!("CARGO_PKG_VERSION"))];
+    (kiln, Json(serde_json::json!({ "version": FN_API_VERSION })))
+}
+
+async fn path_not_found(request: Request) -> Response {
+    let message = format!("Path not found: {} {}", request.method(), request::decoded_path(request.uri()));
+    error_body(StatusCode::NOT_FOUND, &message)
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    let message =
+        format!("Method not allowed: {} {}", request.method(), request::decoded_path(request.uri()));
+    error_body(StatusCode::METHOD_NOT_ALLOWED, &message)
+}

@@ -1,0 +1,110 @@
+//! The feed of changes: one numbered row per changed resource, written in the transaction of the change.
+
+use std::collections::BTreeSet;
+
+use kiln_shared::model::{App, FunctionResource, Trigger};
+use sea_query::{Expr, ExprTrait, Func, Order, Query};
+
+use super::db::Session;
+use super::resource::{Resource, documents};
+use super::{Change, Changes, Snapshot, StoreError};
+
+/// Changes that are kept. Who is further behind takes a snapshot.
+const CHANGES_KEPT: u64 = 10_000;
+/// How many more may pile up before old ones are removed.
+const CHANGES_SLACK: u64 = 1_000;
+
+impl Session {
+    /// Adds a change of a `R` to the feed; its revision.
+    pub(super) async fn announce<R: Resource>(&mut self, id: &str) -> Result<u64, StoreError> {
+        let insert = Query::insert()
+            .into_table("changes")
+            .columns(["kind", "id"])
+            .values_panic([R::KIND.into(), id.into()])
+            .to_owned();
+        self.execute(&insert).await?;
+        let revision = self.revision().await?;
+        if revision % CHANGES_SLACK == 0 && revision > CHANGES_KEPT {
+            let old = Expr::col("revision").lte(to_sql(revision - CHANGES_KEPT));
+            self.execute(Query::delete().from_table("changes").and_where(old)).await?;
+        }
+        Ok(revision)
+    }
+
+    /// The newest revision; 0 if there never was a change.
+    pub(super) async fn revision(&mut self) -> Result<u64, StoreError> {
+        let query = Query::select().expr(Func::max(Expr::col("revision"))).from("changes").to_owned();
+        let newest: Option<(Option<i64>,)> = self.first(&query).await?;
+        Ok(newest.and_then(|(revision,)| revision).map_or(0, from_sql))
+    }
+
+    async fn oldest_change(&mut self) -> Result<Option<u64>, StoreError> {
+        let query = Query::select().expr(Func::min(Expr::col("revision"))).from("changes").to_owned();
+        let oldest: Option<(Option<i64>,)> = self.first(&query).await?;
+        Ok(oldest.and_then(|(revision,)| revision).map(from_sql))
+    }
+
+    /// The whole catalog.
+    pub(super) async fn snapshot(&mut self) -> Result<Snapshot, StoreError> {
+        Ok(Snapshot {
+            revision: self.revision().await?,
+            apps: self.everything().await?,
+            functions: self.everything().await?,
+            triggers: self.everything().await?,
+        })
+    }
+
+    async fn everything<R: Resource>(&mut self) -> Result<Vec<R>, StoreError> {
+        self.resources(documents::<R>().order_by("id", Order::Asc)).await
+    }
+
+    /// What changed after `since`.
+    pub(super) async fn changes_since(&mut self, since: u64) -> Result<Changes, StoreError> {
+        let query = Query::select()
+            .columns(["revision", "kind", "id"])
+            .from("changes")
+            .and_where(Expr::col("revision").gt(to_sql(since)))
+            .order_by("revision", Order::Asc)
+            .to_owned();
+        let rows: Vec<(i64, String, String)> = self.all(&query).await?;
+        let oldest = self.oldest_change().await?;
+        let revision = self.revision().await?;
+        if since > revision || oldest.is_some_and(|oldest| since + 1 < oldest) {
+            return Err(StoreError::RevisionUnknown(since));
+        }
+        let ids = |kind: &str| -> BTreeSet<&str> {
+            rows.iter().filter(|(_, of, _)| of == kind).map(|(.., id)| id.as_str()).collect()
+        };
+        let mut changes = Vec::new();
+        self.collect(&ids(App::KIND), &mut changes, Change::App, Change::AppGone).await?;
+        self.collect(&ids(FunctionResource::KIND), &mut changes, Change::Function, Change::FunctionGone)
+            .await?;
+        self.collect(&ids(Trigger::KIND), &mut changes, Change::Trigger, Change::TriggerGone).await?;
+        Ok(Changes { revision, changes })
+    }
+
+    async fn collect<R: Resource, I: std::str::FromStr>(
+        &mut self,
+        ids: &BTreeSet<&str>,
+        changes: &mut Vec<Change>,
+        present: impl Fn(R) -> Change,
+        gone: impl Fn(I) -> Change,
+    ) -> Result<(), StoreError> {
+        for id in ids {
+            match self.get::<R>(id).await {
+                Ok(resource) => changes.push(present(resource)),
+                Err(StoreError::Refused(_)) => changes.extend(id.parse().ok().map(&gone)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn to_sql(revision: u64) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX)
+}
+
+fn from_sql(revision: i64) -> u64 {
+    u64::try_from(revision).unwrap_or(0)
+}

@@ -1,0 +1,262 @@
+//! Where the catalog, call records and logs are kept: the contract of a store, and the SQL one.
+//!
+//! Owns durability, uniqueness and the order of changes. What a valid resource is belongs to
+//! [`kiln_shared::model`], HTTP to [`crate::http`]. Nothing of this runs on the path of a call.
+
+mod db;
+mod feed;
+mod open;
+mod records;
+mod resource;
+mod sql;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use jiff::Timestamp;
+use kiln_shared::ids::{AppId, FunctionId, TriggerId};
+use kiln_shared::model::{
+    ApiError, App, AppInput, FunctionInput, FunctionResource, Trigger, TriggerInput, TriggerType,
+};
+use kiln_shared::record::{CallRecord, Record};
+
+pub use open::OpenError;
+pub(crate) use open::open;
+
+/// Why the store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The request is at fault; the client gets the text.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+    /// Changes after this revision are no longer known, or the revision was never given: take a snapshot.
+    #[error("changes since revision {0} are not known; take a snapshot")]
+    RevisionUnknown(u64),
+    /// A stored document cannot be read, which only another program or a newer Kiln can have caused.
+    #[error("{kind} {id} in the catalog's database cannot be read")]
+    Corrupt {
+        /// `app`, `fn` or `trigger`.
+        kind: &'static str,
+        /// Its id.
+        id: String,
+        /// What does not fit.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The database failed.
+    #[error("the catalog's database failed")]
+    Database(#[from] sqlx::Error),
+}
+
+/// What a store's methods return.
+pub(crate) type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// A value and the catalog's revision that it brought about.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Committed<T> {
+    /// What is stored now.
+    pub value: T,
+    /// The newest revision; `None` if nothing changed.
+    pub revision: Option<u64>,
+}
+
+/// One page of a list, in the order of names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Only this name.
+    pub name: Option<String>,
+    /// Only what comes after.
+    pub after: Option<After>,
+    /// At most this many.
+    pub items_max: u32,
+}
+
+/// The last item of the page before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct After {
+    /// Its name.
+    pub name: String,
+    /// Its id, where names are not unique in the list.
+    pub id: Option<String>,
+}
+
+/// One page of a function's calls, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct CallsPage {
+    /// Only calls with a smaller id.
+    pub before: Option<String>,
+    /// Only calls made after this moment.
+    pub from: Option<Timestamp>,
+    /// Only calls made before this moment.
+    pub to: Option<Timestamp>,
+    /// At most this many.
+    pub items_max: u32,
+}
+
+/// The whole catalog at one revision.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    /// The revision; 0 if nothing was ever stored.
+    pub revision: u64,
+    /// All apps, sorted by id.
+    pub apps: Vec<App>,
+    /// All functions, sorted by id.
+    pub functions: Vec<FunctionResource>,
+    /// All triggers, sorted by id.
+    pub triggers: Vec<Trigger>,
+}
+
+/// What differs from an earlier revision. Each resource occurs at most once.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changes {
+    /// The revision that applying all of `changes` leads to.
+    pub revision: u64,
+    /// Apps first, then functions, then triggers, so that what a resource belongs to is known before it.
+    pub changes: Vec<Change>,
+}
+
+/// A resource as it is now, or that it is gone.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// An app is new or was changed.
+    App(App),
+    /// A function is new or was changed.
+    Function(FunctionResource),
+    /// A trigger is new or was changed.
+    Trigger(Trigger),
+    /// An app is gone, and so is all that belonged to it (which has its own changes).
+    AppGone(AppId),
+    /// A function is gone.
+    FunctionGone(FunctionId),
+    /// A trigger is gone.
+    TriggerGone(TriggerId),
+}
+
+/// Bounds of what is kept of ended calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Calls to keep; the oldest go first, with their logs. Up to a tenth more are kept for a while.
+    pub calls_max: u64,
+    /// Bytes of logs to keep; the oldest go first. Up to a tenth more are kept for a while.
+    pub log_bytes_max: u64,
+    /// Bytes kept of one call's log; the rest is dropped.
+    pub call_log_bytes_max: usize,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { calls_max: 100_000, log_bytes_max: 256 << 20, call_log_bytes_max: 1 << 20 }
+    }
+}
+
+/// How much is kept of ended calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Calls.
+    pub calls: u64,
+    /// Bytes of logs.
+    pub log_bytes: u64,
+}
+
+/// Apps, functions and triggers. Every method is one transaction; what it changes is in the feed with it.
+///
+/// Ids come as the client gave them: a text that is no id names nothing.
+pub(crate) trait CatalogStore: RecordStore + fmt::Debug + Send + Sync {
+    /// Stores a new app.
+    fn create_app<'a>(&'a self, input: &'a AppInput, now: Timestamp) -> StoreFuture<'a, Committed<App>>;
+    /// Merges a change into an app.
+    fn update_app<'a>(
+        &'a self,
+        id: &'a str,
+        input: &'a AppInput,
+        now: Timestamp,
+    ) -> StoreFuture<'a, Committed<App>>;
+    /// Removes an app with its functions and triggers, and their calls and logs.
+    fn delete_app<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Committed<()>>;
+    /// The app.
+    fn app<'a>(&'a self, id: &'a str) -> StoreFuture<'a, App>;
+    /// A page of all apps.
+    fn apps<'a>(&'a self, page: &'a Page) -> StoreFuture<'a, Vec<App>>;
+
+    /// Stores a new function.
+    fn create_function<'a>(
+        &'a self,
+        input: &'a FunctionInput,
+        now: Timestamp,
+    ) -> StoreFuture<'a, Committed<FunctionResource>>;
+    /// Merges a change into a function.
+    fn update_function<'a>(
+        &'a self,
+        id: &'a str,
+        input: &'a FunctionInput,
+        now: Timestamp,
+    ) -> StoreFuture<'a, Committed<FunctionResource>>;
+    /// Removes a function with its triggers, calls and logs.
+    fn delete_function<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Committed<()>>;
+    /// The function.
+    fn function<'a>(&'a self, id: &'a str) -> StoreFuture<'a, FunctionResource>;
+    /// A page of an app's functions.
+    fn functions<'a>(&'a self, app_id: &'a str, page: &'a Page) -> StoreFuture<'a, Vec<FunctionResource>>;
+
+    /// Stores a new trigger.
+    fn create_trigger<'a>(
+        &'a self,
+        input: &'a TriggerInput,
+        now: Timestamp,
+    ) -> StoreFuture<'a, Committed<Trigger>>;
+    /// Merges a change into a trigger.
+    fn update_trigger<'a>(
+        &'a self,
+        id: &'a str,
+        input: &'a TriggerInput,
+        now: Timestamp,
+    ) -> StoreFuture<'a, Committed<Trigger>>;
+    /// Removes a trigger.
+    fn delete_trigger<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Committed<()>>;
+    /// The trigger.
+    fn trigger<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Trigger>;
+    /// A page of an app's triggers, of one function only where that is given.
+    fn triggers<'a>(
+        &'a self,
+        app_id: &'a str,
+        fn_id: Option<&'a str>,
+        page: &'a Page,
+    ) -> StoreFuture<'a, Vec<Trigger>>;
+    /// The trigger of an app with exactly this source.
+    fn trigger_by_source<'a>(
+        &'a self,
+        app_id: &'a str,
+        kind: TriggerType,
+        source: &'a str,
+    ) -> StoreFuture<'a, Trigger>;
+
+    /// The newest revision; 0 if nothing was ever stored.
+    fn revision(&self) -> StoreFuture<'_, u64>;
+    /// The whole catalog at its newest revision.
+    fn snapshot(&self) -> StoreFuture<'_, Snapshot>;
+    /// What changed after `revision`.
+    ///
+    /// # Errors
+    /// [`StoreError::RevisionUnknown`] if that cannot be told any more.
+    fn changes_since(&self, revision: u64) -> StoreFuture<'_, Changes>;
+    /// Finishes what is under way and closes the database.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// Ended calls and their logs.
+pub(crate) trait RecordStore: Send + Sync {
+    /// Stores a batch in one transaction. A call that is there already is left as it is; pieces of a log are
+    /// appended in the order of the batch.
+    fn append<'a>(&'a self, batch: &'a [Record]) -> StoreFuture<'a, ()>;
+    /// How much is kept. Reads everything: for starts and after [`Self::trim`].
+    fn kept(&self) -> StoreFuture<'_, Kept>;
+    /// Removes the oldest calls and logs over the bounds.
+    fn trim(&self, retention: Retention) -> StoreFuture<'_, ()>;
+    /// A page of a function's calls, newest first.
+    fn calls<'a>(&'a self, fn_id: &'a str, page: &'a CallsPage) -> StoreFuture<'a, Vec<CallRecord>>;
+    /// A function's call.
+    fn call<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, CallRecord>;
+    /// The log of a function's call; empty if it wrote nothing.
+    fn log<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, String>;
+}
