@@ -9,6 +9,8 @@ PORT ?=
 PROFILE ?= release
 # One benchmark of `make bench`, as in `make bench NAME=warm`; empty: all of them.
 NAME ?=
+# This machine's target; named when building, so that RUSTFLAGS leave build scripts alone.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # More arguments for `make test`, as in `make test ARGS='-p kiln-shared codec'`.
 ARGS ?= --workspace
 
@@ -42,8 +44,9 @@ docs: ## Build the API documentation and check the written one
 
 bench: ## Compare Kiln with HAProxy, nginx and Docker side by side (NAME=edge|warm|split|cold|memory)
 	@scripts/setup.sh bench
-	cargo build --release -p kiln-cli -p kiln-lb -p kiln-agent -p kiln-examples -p kiln-loadtest
-	target/release/bench $(NAME)
+	cargo build --release -p kiln-cli -p kiln-lb -p kiln-agent -p kiln-loadtest
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release -p kiln-examples --target $(HOST) --target-dir target/static
+	target/release/bench --function target/static/$(HOST)/release/echo $(NAME)
 
 bench-micro: ## Measure ring, routes, codecs and slots with criterion
 	@scripts/setup.sh build

@@ -18,12 +18,20 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(clock_gettime(clock).with_context(|| format!("reading the CPU clock of process {pid}"))?.into())
 }
 
-/// CPU time of several processes together.
-///
-/// # Errors
-/// As [`cpu_time`].
-pub fn cpu_time_of(pids: &[u32]) -> Result<Duration> {
-    pids.iter().map(|pid| cpu_time(*pid)).sum()
+/// CPU time that processes use from one moment to another. Those that end in between are left out.
+#[derive(Debug)]
+pub struct CpuMeter(Vec<(u32, Duration)>);
+
+impl CpuMeter {
+    /// Begins to measure these processes.
+    pub fn start(pids: &[u32]) -> Self {
+        Self(pids.iter().filter_map(|pid| Some((*pid, cpu_time(*pid).ok()?))).collect())
+    }
+
+    /// What they used since then.
+    pub fn used(&self) -> Duration {
+        self.0.iter().filter_map(|(pid, before)| cpu_time(*pid).ok()?.checked_sub(*before)).sum()
+    }
 }
 
 /// Memory of the process that is in RAM, in bytes.
@@ -101,9 +109,9 @@ mod tests {
     #[test]
     fn a_process_that_works_uses_cpu_time_and_memory() {
         let pid = std::process::id();
-        let before = cpu_time(pid).expect("runs");
+        let meter = CpuMeter::start(&[pid, u32::MAX >> 1]);
         let mut sum = 0_u64;
-        while cpu_time(pid).expect("runs") < before + Duration::from_millis(5) {
+        while meter.used() < Duration::from_millis(5) {
             sum = std::hint::black_box(sum + 1);
         }
         assert!(resident_bytes(pid).expect("runs") > 100_000);

@@ -215,7 +215,7 @@ fn measure(buffer: &[u8]) -> io::Result<Option<Framing>> {
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| invalid("length"))?;
         let total = head_bytes + length;
-        let framing = Framing { status, pieces: Vec::from([head_bytes..total]), total };
+        let framing = Framing { status, pieces: std::iter::once(head_bytes..total).collect(), total };
         return Ok((buffer.len() >= total).then_some(framing));
     }
     if find("transfer-encoding").is_some() {

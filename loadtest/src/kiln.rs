@@ -1,1 +1,144 @@
-//! x
+//! Kiln as its users start and call it. The command lines of its binaries stand here and nowhere else.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::docker::Image;
+use crate::http::{self, Target};
+use crate::process::{Server, free_port};
+
+/// Where Kiln's binaries are.
+#[derive(Debug, Clone)]
+pub struct Binaries(pub PathBuf);
+
+impl Binaries {
+    /// The path of one.
+    ///
+    /// # Errors
+    /// If it was not built.
+    pub fn path(&self, name: &str) -> Result<PathBuf> {
+        let path = self.0.join(name);
+        ensure!(path.exists(), "{} is missing; build it with: make bench", path.display());
+        Ok(path)
+    }
+}
+
+/// A running Kiln: the processes of it, and where it takes calls.
+#[derive(Debug)]
+pub struct Kiln {
+    servers: Vec<Server>,
+    /// Its edge.
+    pub target: Target,
+}
+
+impl Kiln {
+    /// Edge, API and agent in one process, at a free port, with its data in `folder`.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn single_node(binaries: &Binaries, folder: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new(binaries.path("kiln")?);
+        command.args(["start", "--port", &port.to_string(), "--data-dir"]).arg(folder.join("single"));
+        let mut server = Server::start("kiln", command, None, folder)?;
+        let target = Target::loopback(port);
+        server.wait_until_ready(&target)?;
+        Ok(Self { servers: vec![server], target })
+    }
+
+    /// Edge and API in one process, the agent in another.
+    ///
+    /// # Errors
+    /// If one of them does not start.
+    pub fn two_processes(binaries: &Binaries, folder: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new(binaries.path("kiln-agent")?);
+        command.args(["--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(folder.join("agent"));
+        let mut agent = Server::start("kiln-agent", command, None, folder)?;
+        agent.wait_until_ready(&Target::loopback(port))?;
+        let mut edge = Self::edge(binaries, folder, port, None)?;
+        // Servers are ended in this order: the edge before the agent.
+        edge.servers.push(agent);
+        Ok(edge)
+    }
+
+    /// The edge alone, with one worker on `core`, in front of the agent at `agent_port`.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn edge(binaries: &Binaries, folder: &Path, agent_port: u16, core: Option<usize>) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new(binaries.path("kiln-lb")?);
+        command
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--node", &format!("bench=127.0.0.1:{agent_port}")])
+            .args(["--workers", if core.is_some() { "1" } else { "2" }])
+            .arg("--data-dir")
+            .arg(folder.join("lb"));
+        let mut server = Server::start("kiln-lb", command, core, folder)?;
+        let target = Target::loopback(port);
+        server.wait_until_ready(&target)?;
+        Ok(Self { servers: vec![server], target })
+    }
+
+    /// Its processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.servers.iter().map(Server::pid).collect()
+    }
+
+    /// Creates an app and returns its id.
+    ///
+    /// # Errors
+    /// If the API refuses.
+    pub fn create_app(&self, name: &str) -> Result<String> {
+        self.create("/v2/apps", &json!({ "name": name }))
+    }
+
+    /// Creates a function of `image` (any name will do where no agent runs it) and returns its id.
+    ///
+    /// # Errors
+    /// If the API refuses.
+    pub fn create_function(&self, app_id: &str, name: &str, image: &str) -> Result<String> {
+        self.create(
+            "/v2/fns",
+            &json!({ "app_id": app_id, "name": name, "image": image, "memory": 64, "idle_timeout": 300 }),
+        )
+    }
+
+    /// Creates an app with one function of `image` and returns the request that calls it.
+    ///
+    /// # Errors
+    /// If the API refuses.
+    pub fn deploy(&self, image: &Image) -> Result<Vec<u8>> {
+        let app = self.create_app("bench")?;
+        Ok(call(&self.create_function(&app, "echo", &image.reference)?))
+    }
+
+    fn create(&self, path: &str, what: &Value) -> Result<String> {
+        let made = http::json(&self.target, "POST", path, Some(what))?;
+        Ok(made["id"].as_str().with_context(|| format!("{path} answered without an id: {made}"))?.to_owned())
+    }
+}
+
+/// The request that calls a function with 12 bytes.
+pub fn call(function_id: &str) -> Vec<u8> {
+    http::request(
+        "POST",
+        &format!("/invoke/{function_id}"),
+        &[("Content-Type", "text/plain")],
+        b"hello world\n",
+    )
+}
+
+/// The same request as an agent puts it to a function's socket.
+pub fn direct_call() -> Vec<u8> {
+    let headers = [
+        ("Content-Type", "text/plain"),
+        ("Fn-Call-Id", "01CQ4S2K8JNG8G00GZJ0000001"),
+        ("Fn-Deadline", "2100-01-01T00:00:00Z"),
+    ];
+    http::request("POST", "/call", &headers, b"hello world\n")
+}

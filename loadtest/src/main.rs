@@ -1,2 +1,86 @@
-//! `bench`.
-fn main() {}
+//! `bench`: runs the benchmarks, prints their tables and writes `target/bench/NAME.json`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use kiln_loadtest::kiln::Binaries;
+use kiln_loadtest::suite::{ALL, Bench, Entry};
+use kiln_loadtest::{cost, process, report};
+
+/// Measures Kiln beside HAProxy, nginx and Docker on this machine
+#[derive(Debug, Parser)]
+struct Options {
+    /// Benchmarks to run: edge, warm, split, cold, memory; all of them if none is named
+    names: Vec<String>,
+    /// Rounds; each measures Kiln and its peers one after the other
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Length of each load in a round, in seconds
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Folder of Kiln's binaries
+    #[arg(long, default_value = "target/release")]
+    binaries: PathBuf,
+    /// The example function `echo`, linked statically
+    #[arg(long, default_value = "target/static/x86_64-unknown-linux-gnu/release/echo")]
+    function: PathBuf,
+    /// Folder for the results
+    #[arg(long, default_value = "target/bench")]
+    results: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match process::catch_interrupts().and_then(|()| run(&Options::parse())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let chosen = choose(&options.names)?;
+    let duration = Duration::try_from_secs_f64(options.seconds).context("--seconds must be positive")?;
+    if options.rounds == 0 || duration.is_zero() {
+        bail!("--rounds and --seconds must be larger than 0");
+    }
+    for (name, what, benchmark) in chosen {
+        println!("{name}: {what}");
+        let used = cost::machine_use()?;
+        if used > 0.1 {
+            println!("(the machine is {:.0} % busy with other work: figures will be off)", used * 100.0);
+        }
+        let folder =
+            tempfile::Builder::new().prefix("kiln-bench-").tempdir().context("no temporary folder")?;
+        let bench = Bench {
+            binaries: Binaries(options.binaries.clone()),
+            function: options.function.clone(),
+            folder: folder.path().to_owned(),
+            rounds: options.rounds,
+            duration,
+        };
+        let rows = benchmark(&bench).with_context(|| format!("benchmark {name}"))?;
+        print!("{}", report::table(&rows));
+        println!("-> {}\n", report::store(&options.results, name, &rows)?.display());
+    }
+    Ok(())
+}
+
+fn choose(names: &[String]) -> Result<Vec<Entry>> {
+    if names.is_empty() {
+        return Ok(ALL.to_vec());
+    }
+    names
+        .iter()
+        .map(|name| {
+            ALL.into_iter().find(|(known, ..)| known == name).with_context(|| {
+                let known: Vec<&str> = ALL.iter().map(|(known, ..)| *known).collect();
+                format!("unknown benchmark '{name}'; known are {}", known.join(", "))
+            })
+        })
+        .collect()
+}
