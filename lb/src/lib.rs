@@ -1,1 +1,5 @@
-//! placeholder
+//! Kiln's edge: takes calls from clients, finds the function, picks a node and forwards.
+
+pub mod fleet;
+pub mod guard;
+pub mod route;
