@@ -2,6 +2,10 @@
 //!
 //! A driver owns how a container comes to be and how it ends. It knows nothing of calls, slots or who asked.
 
+pub mod docker;
+mod freezer;
+mod iofs;
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -49,7 +53,7 @@ pub enum OutputSource {
 pub struct Output {
     /// Who wrote it.
     pub source: OutputSource,
-    /// What was written, at most a few KiB, not aligned to lines.
+    /// What was written, at most 32 KiB, not aligned to lines.
     pub bytes: Bytes,
 }
 

@@ -1,0 +1,196 @@
+//! The driver as the slots see it: connects, hands out containers, closes.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use kiln_shared::call::Failure;
+use tokio::runtime::Handle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::config::{DockerConfig, IOFS_PATH_BYTES_MAX};
+use super::engine::{self, Engine, EngineError, explain};
+use super::exits::{Exits, watch_exits};
+use super::labels::Identity;
+use super::reaper::Reaper;
+use super::{leftovers, start};
+use crate::container::{Container, ContainerPlan, Driver, DriverFuture, iofs};
+use crate::image::{ImageStore, ImageStoreConfig};
+
+/// Why the driver cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The socket root's path.
+    #[error(
+        "the socket directory {path} is {length} bytes long; choose one of at most {IOFS_PATH_BYTES_MAX}, so that \
+         the sockets' paths fit into what the kernel allows"
+    )]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The socket root cannot be made.
+    #[error("cannot use {path} for the functions' sockets; choose a directory this user may write")]
+    SocketRoot {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another driver uses the socket root.
+    #[error(
+        "another agent of this machine uses {path}; stop it, or give this one its own directory and node name"
+    )]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// What an earlier life left cannot be removed.
+    #[error(
+        "cannot remove the containers that an earlier run left: {cause}; remove them with: docker rm -f $(docker ps -aq --filter label={label})"
+    )]
+    Leftovers {
+        /// The engine's words.
+        cause: String,
+        /// The label of what is to be removed.
+        label: String,
+    },
+}
+
+/// What every start needs.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: DockerConfig,
+    pub(super) identity: Identity,
+    pub(super) engine: Engine,
+    pub(super) images: Arc<ImageStore>,
+    pub(super) exits: Arc<Exits>,
+    pub(super) reaper: Arc<Reaper>,
+    /// Starts, output pumps and the exit watch.
+    pub(super) tasks: TaskTracker,
+    pub(super) runtime: Handle,
+    pub(super) stop: CancellationToken,
+}
+
+/// Makes containers through the Docker engine.
+pub struct DockerDriver {
+    shared: Arc<Shared>,
+    /// Held for as long as the driver lives: one driver per socket root.
+    _lock: File,
+    _stop: DropGuard,
+}
+
+impl fmt::Debug for DockerDriver {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("DockerDriver")
+            .field("node", &self.shared.identity.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DockerDriver {
+    /// Connects to the engine and removes what an earlier life of this node left behind. The driver's work runs
+    /// on the current runtime, whoever asks for it.
+    ///
+    /// # Errors
+    /// When the engine does not answer, when the socket directory cannot be used, or when leftovers stay.
+    pub async fn connect(config: DockerConfig) -> Result<Self, ConnectError> {
+        engine::describe_metrics();
+        let lock = claim_socket_root(&config)?;
+        let (engine, version) = Engine::connect(&config.host).await?;
+        let identity = Identity::new(config.node.clone());
+        let removed = leftovers::remove_containers(&engine, &identity).await.map_err(|error| {
+            ConnectError::Leftovers { cause: explain(&error), label: identity.node_filter() }
+        })?;
+        leftovers::remove_socket_directories(&config.iofs_path);
+        tracing::info!(
+            host = config.host,
+            version = version.version,
+            leftovers = removed,
+            "connected to Docker"
+        );
+
+        let images = ImageStoreConfig {
+            pull_timeout: config.pull_timeout,
+            volumes: config.image_volumes,
+            logins: config.registry_logins.clone(),
+        };
+        let exits = Arc::new(Exits::default());
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(watch_exits(
+            Arc::clone(&exits),
+            engine.clone(),
+            identity.clone(),
+            tasks.clone(),
+            stop.clone(),
+        ));
+        let shared = Arc::new(Shared {
+            images: Arc::new(ImageStore::new(engine.clone(), images)),
+            reaper: Arc::new(Reaper::new(engine.clone(), Arc::clone(&exits))),
+            runtime: Handle::current(),
+            stop: stop.clone(),
+            config,
+            identity,
+            engine,
+            exits,
+            tasks,
+        });
+        Ok(Self { shared, _lock: lock, _stop: stop.drop_guard() })
+    }
+}
+
+/// Makes the socket root and takes it for this driver alone.
+fn claim_socket_root(config: &DockerConfig) -> Result<File, ConnectError> {
+    let path = &config.iofs_path;
+    let length = path.as_os_str().len();
+    if length > IOFS_PATH_BYTES_MAX {
+        return Err(ConnectError::PathTooLong { path: path.clone(), length });
+    }
+    let unusable = |source| ConnectError::SocketRoot { path: path.clone(), source };
+    iofs::make_root(path).map_err(unusable)?;
+    let lock = File::create(path.join("lock")).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(ConnectError::InUse { path: path.clone() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+impl Driver for DockerDriver {
+    fn ensure_image<'a>(&'a self, image: &'a str) -> DriverFuture<'a, ()> {
+        Box::pin(async move { self.shared.images.ensure(image).await.map(drop) })
+    }
+
+    fn start(&self, plan: ContainerPlan) -> DriverFuture<'_, Container> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let caller = CancellationToken::new();
+            // In a task of its own: a create that is under way must be seen through, or its container is lost.
+            let task = shared
+                .tasks
+                .spawn_on(start::start(Arc::clone(&shared), plan, caller.clone()), &shared.runtime);
+            let _leaving = caller.drop_guard();
+            task.await
+                .unwrap_or_else(|error| Err(Failure::internal(format!("a container's start broke: {error}"))))
+        })
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            self.shared.reaper.finish(self.shared.config.close_timeout).await;
+            self.shared.stop.cancel();
+        })
+    }
+}
