@@ -1,0 +1,120 @@
+//! Output of a container, told apart by call and bounded.
+//!
+//! Output that arrives while a call runs, or after it until the next one begins, belongs to that call. Output
+//! before the first call is start-up output and goes to the agent's own log.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kiln_shared::contract::{Limits, LogBudget};
+use kiln_shared::ids::{AppId, CallId, FunctionId};
+use kiln_shared::record::{LogChunk, Record, RecordSink};
+
+/// Most bytes that are held back before they go to the store.
+const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+struct Current {
+    call: CallId,
+    budget: LogBudget,
+}
+
+struct State {
+    current: Option<Current>,
+    pending: Vec<u8>,
+}
+
+/// Collects one container's output. Cheap to clone; a call begins with one short lock.
+#[derive(Clone)]
+pub struct CallLog {
+    app: AppId,
+    function: FunctionId,
+    limits: Limits,
+    sink: RecordSink,
+    state: Arc<Mutex<State>>,
+}
+
+impl std::fmt::Debug for CallLog {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("CallLog").field("function", &self.function).finish_non_exhaustive()
+    }
+}
+
+impl CallLog {
+    /// A log for a container of `function`.
+    pub fn new(app: AppId, function: FunctionId, limits: Limits, sink: RecordSink) -> Self {
+        let state = Arc::new(Mutex::new(State { current: None, pending: Vec::new() }));
+        Self { app, function, limits, sink, state }
+    }
+
+    /// From now on output belongs to `call`.
+    pub fn begin(&self, call: CallId) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.hand_over(&mut state);
+        state.current = Some(Current { call, budget: LogBudget::new(&self.limits) });
+    }
+
+    /// Takes output. Returns true if some of it is held back and [`Self::flush`] shall follow soon.
+    pub fn write(&self, output: &[u8]) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { current, pending } = &mut *state;
+        let Some(current) = current else {
+            tracing::debug!(function = %self.function, output = %String::from_utf8_lossy(output), "output before the first call");
+            return false;
+        };
+        let (kept, notice) = current.budget.take(output);
+        pending.extend_from_slice(kept);
+        if let Some(notice) = notice {
+            pending.extend_from_slice(notice.as_bytes());
+        }
+        if pending.len() >= PIECE_BYTES_MAX {
+            self.hand_over(&mut state);
+        }
+        !state.pending.is_empty()
+    }
+
+    /// Hands what is held back to the store.
+    pub fn flush(&self) {
+        self.hand_over(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn hand_over(&self, state: &mut State) {
+        if state.pending.is_empty() {
+            return;
+        }
+        if let Some(current) = &state.current {
+            self.sink.send(Record::Log(LogChunk {
+                call_id: current.call,
+                app_id: self.app,
+                function_id: self.function,
+                text: String::from_utf8_lossy(&state.pending).into_owned(),
+            }));
+        }
+        state.pending = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_belongs_to_the_call_that_runs_and_is_bounded() {
+        let (sink, mut records) = RecordSink::bounded(10);
+        let limits = Limits { log_bytes_max: 4, ..Limits::default() };
+        let log = CallLog::new(AppId::generate(), FunctionId::generate(), limits, sink);
+        assert!(!log.write(b"start-up"));
+        let (first, second) = (CallId::generate(), CallId::generate());
+        log.begin(first);
+        assert!(log.write(b"abcdef"));
+        log.begin(second);
+        assert!(log.write(b"x"));
+        log.flush();
+        let mut texts = Vec::new();
+        while let Ok(Record::Log(chunk)) = records.try_recv() {
+            texts.push((chunk.call_id, chunk.text));
+        }
+        assert_eq!(texts.len(), 2);
+        assert_eq!(texts[0].0, first);
+        assert!(texts[0].1.starts_with("abcd\n-----max log size 4 bytes exceeded"), "{}", texts[0].1);
+        assert_eq!(texts[1], (second, "x".to_owned()));
+    }
+}

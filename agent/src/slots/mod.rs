@@ -1,0 +1,386 @@
+//! Slots: who runs where on this node.
+//!
+//! The warm path takes one short lock, that of the function's own [`queue`]. Everything that starts, evicts or
+//! retires a container is decided by one owner task, the [`starter`].
+
+pub mod ledger;
+pub mod queue;
+mod starter;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use kiln_shared::call::Failure;
+use kiln_shared::contract::Limits;
+use kiln_shared::function::{Function, Revision};
+use kiln_shared::http1::client::Connection;
+use kiln_shared::ids::{CallId, FunctionId, NodeId};
+use kiln_shared::record::RecordSink;
+use kiln_shared::report::NodeReport;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::ledger::{Demand, Ledger};
+use self::queue::{Offer, SlotQueue};
+use crate::container::{Container, Driver};
+use crate::logs::CallLog;
+
+/// How a node shares out its room.
+#[derive(Debug, Clone)]
+pub struct SlotsConfig {
+    /// Memory that containers may commit, in MiB.
+    pub memory_total_mib: u64,
+    /// CPU that containers may commit, in thousandths of a core.
+    pub cpu_total_millis: u32,
+    /// Most containers that are being started at the same time.
+    pub starts_max: usize,
+    /// Most callers that wait for one function.
+    pub waiting_calls_max: usize,
+    /// Longest wait for a slot; then 503.
+    pub wait_timeout: Duration,
+    /// An idle container is frozen after this long; zero never freezes.
+    pub freeze_after: Duration,
+    /// An idle connection to a container is closed after this long (`spec/container-contract.md`, A3).
+    pub connection_idle_timeout: Duration,
+    /// How long a function may be shut out by busy ones before one of them has to give up a container.
+    pub fairness_after: Duration,
+}
+
+impl SlotsConfig {
+    /// Defaults for a node that may commit so much.
+    pub fn for_node(memory_total_mib: u64, cores: usize) -> Self {
+        Self {
+            memory_total_mib,
+            cpu_total_millis: cores as u32 * 1000,
+            starts_max: (2 * cores).max(2),
+            waiting_calls_max: 10_000,
+            wait_timeout: Duration::from_secs(30),
+            freeze_after: Duration::from_secs(2),
+            connection_idle_timeout: Duration::from_secs(1),
+            fairness_after: Duration::from_millis(200),
+        }
+    }
+}
+
+/// A connection to a container, registered with the runtime of one thread.
+#[derive(Debug)]
+pub(crate) struct SlotConnection {
+    /// The runtime's thread, as [`thread_tag`] names it.
+    pub(crate) thread: u32,
+    /// The connection.
+    pub(crate) connection: Connection<OwnedReadHalf, OwnedWriteHalf>,
+}
+
+/// Names the current thread.
+pub(crate) fn thread_tag() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    thread_local! {
+        static TAG: u32 = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    TAG.with(|tag| *tag)
+}
+
+/// A container and what belongs to it.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) container: Container,
+    pub(crate) connection: Option<SlotConnection>,
+    pub(crate) log: CallLog,
+    frozen: bool,
+    unfreezable: bool,
+    unused: bool,
+}
+
+impl Slot {
+    fn is_alive(&self) -> bool {
+        self.container.exit.borrow().is_none()
+    }
+
+    /// Makes a slot that was idle ready to serve.
+    fn wake(&mut self) -> bool {
+        if !self.is_alive() {
+            return false;
+        }
+        if self.frozen {
+            if let Err(error) = self.container.control.thaw() {
+                tracing::warn!(container = %self.container.name, %error, "cannot thaw; the container is removed");
+                return false;
+            }
+            self.frozen = false;
+        }
+        true
+    }
+}
+
+type Waiter = oneshot::Sender<Result<Lease, Failure>>;
+
+enum Message {
+    /// Callers of this function wait.
+    Wanted(Arc<Pool>),
+    /// A slot became idle while others are short of room.
+    Idle,
+}
+
+/// Slots of one (function, revision).
+pub(crate) struct Pool {
+    function: Arc<Function>,
+    demand: Demand,
+    queue: Mutex<SlotQueue<Box<Slot>, Waiter>>,
+    wanted: AtomicBool,
+    messages: mpsc::Sender<Message>,
+    pressed: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Pool").field("function", &self.function.spec.id).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    fn queue(&self) -> MutexGuard<'_, SlotQueue<Box<Slot>, Waiter>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the starter that callers wait; at most one message per pool is under way.
+    fn want(self: &Arc<Self>) {
+        if !self.wanted.swap(true, Ordering::AcqRel)
+            && self.messages.try_send(Message::Wanted(Arc::clone(self))).is_err()
+        {
+            // The channel is full of other functions; this one's next caller tries again.
+            self.wanted.store(false, Ordering::Release);
+        }
+    }
+
+    fn free(self: &Arc<Self>, slot: Box<Slot>, served: Duration) {
+        let now = Instant::now();
+        let offer = self.queue().freed(slot, served, now, |waiter, slot| self.deliver(waiter, slot));
+        self.settle(offer);
+    }
+
+    fn deliver(self: &Arc<Self>, waiter: Waiter, slot: Box<Slot>) -> Result<(), Box<Slot>> {
+        let lease = Lease { slot: Some(slot), pool: Arc::clone(self), since: Instant::now(), touched: false };
+        waiter.send(Ok(lease)).map_err(|back| match back {
+            Ok(mut lease) => lease.slot.take().expect("it was just put in"),
+            Err(_) => unreachable!("what comes back is what was sent"),
+        })
+    }
+
+    fn settle(self: &Arc<Self>, offer: Offer<Box<Slot>>) {
+        match offer {
+            Offer::Handed => {}
+            Offer::Kept => {
+                if self.pressed.load(Ordering::Acquire) {
+                    // A full channel means that the starter is about to look anyway.
+                    drop(self.messages.try_send(Message::Idle));
+                }
+            }
+            Offer::Surrendered(slot) => {
+                drop(slot);
+                if self.queue().waiting() > 0 {
+                    self.want();
+                }
+            }
+        }
+    }
+
+    fn lose(self: &Arc<Self>) {
+        let waiting = {
+            let mut queue = self.queue();
+            queue.lost(Instant::now());
+            queue.waiting()
+        };
+        if waiting > 0 {
+            self.want();
+        }
+    }
+}
+
+/// The right to use a container for one call. Dropped before [`Self::begin`] it gives the container back;
+/// dropped after it, the container's state is unknown and it is killed.
+pub(crate) struct Lease {
+    slot: Option<Box<Slot>>,
+    pool: Arc<Pool>,
+    since: Instant,
+    touched: bool,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Lease").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    /// Marks the container as touched by `call`. True if it was started for it.
+    pub(crate) fn begin(&mut self, call: CallId) -> bool {
+        self.touched = true;
+        self.since = Instant::now();
+        let slot = self.slot_mut();
+        slot.log.begin(call);
+        std::mem::take(&mut slot.unused)
+    }
+
+    /// When the call began.
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The container in use.
+    pub(crate) fn slot_mut(&mut self) -> &mut Slot {
+        self.slot.as_mut().expect("a lease has its slot until it ends")
+    }
+
+    /// The call ended and the container is clean.
+    pub(crate) fn finish(mut self, connection: Option<Connection<OwnedReadHalf, OwnedWriteHalf>>) {
+        if let Some(mut slot) = self.slot.take() {
+            slot.connection =
+                connection.map(|connection| SlotConnection { thread: thread_tag(), connection });
+            self.pool.free(slot, self.since.elapsed());
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        if self.touched || !slot.is_alive() {
+            drop(slot);
+            self.pool.lose();
+        } else {
+            self.pool.free(slot, self.since.elapsed());
+        }
+    }
+}
+
+/// The node's slots.
+#[derive(Clone)]
+pub(crate) struct Slots {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Slots").field("pools", &self.shared.pools.len()).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    config: SlotsConfig,
+    limits: Limits,
+    pools: DashMap<(FunctionId, Revision), Arc<Pool>>,
+    messages: mpsc::Sender<Message>,
+    pressed: Arc<AtomicBool>,
+    sink: RecordSink,
+}
+
+impl Slots {
+    /// Starts the owner task on the current runtime. It ends when `stop` is cancelled, and removes every
+    /// container then.
+    pub(crate) fn start(
+        node: NodeId,
+        driver: Arc<dyn Driver>,
+        config: SlotsConfig,
+        limits: Limits,
+        sink: RecordSink,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> (Self, watch::Receiver<Arc<NodeReport>>) {
+        let (messages, inbox) = mpsc::channel(1024);
+        let shared = Arc::new(Shared {
+            pools: DashMap::default(),
+            messages,
+            pressed: Arc::new(AtomicBool::new(false)),
+            config,
+            limits,
+            sink,
+        });
+        let slots = Self { shared };
+        let (starter, report) = starter::Starter::new(node, driver, slots.clone(), inbox);
+        tasks.spawn(starter.run(stop));
+        (slots, report)
+    }
+
+    fn total(&self) -> Demand {
+        Demand {
+            memory_mib: self.shared.config.memory_total_mib,
+            cpu_millis: self.shared.config.cpu_total_millis,
+        }
+    }
+
+    fn pool(&self, function: &Arc<Function>) -> Arc<Pool> {
+        let key = (function.spec.id, function.revision);
+        if let Some(pool) = self.shared.pools.get(&key) {
+            return Arc::clone(&pool);
+        }
+        let pool = self.shared.pools.entry(key).or_insert_with(|| {
+            Arc::new(Pool {
+                demand: Demand {
+                    memory_mib: function.spec.memory_mib + u64::from(function.spec.tmpfs_mib.unwrap_or(0)),
+                    cpu_millis: function.spec.cpu_millis.unwrap_or(0),
+                },
+                function: Arc::clone(function),
+                queue: Mutex::new(SlotQueue::new(Instant::now())),
+                wanted: AtomicBool::new(false),
+                messages: self.shared.messages.clone(),
+                pressed: Arc::clone(&self.shared.pressed),
+            })
+        });
+        Arc::clone(&pool)
+    }
+
+    /// A container for one call of `function`: an idle one, or the next that comes free or is started.
+    ///
+    /// # Errors
+    /// 400 if the node is too small, 503 when the wait takes too long, or what the start said.
+    pub(crate) async fn acquire(&self, function: &Arc<Function>) -> Result<Lease, Failure> {
+        let pool = self.pool(function);
+        if !Ledger::new(self.total()).could_ever_fit(pool.demand) {
+            return Err(Failure::cannot_fit());
+        }
+        let deadline = tokio::time::Instant::now() + self.shared.config.wait_timeout;
+        loop {
+            let waiting = {
+                let mut queue = pool.queue();
+                let now = Instant::now();
+                match queue.take_idle(now) {
+                    Some(slot) => Err(Lease {
+                        slot: Some(slot),
+                        pool: Arc::clone(&pool),
+                        since: now,
+                        touched: false,
+                    }),
+                    None if queue.waiting() >= self.shared.config.waiting_calls_max => {
+                        return Err(Failure::busy());
+                    }
+                    None => {
+                        let (waiter, waiting) = oneshot::channel();
+                        queue.wait(waiter);
+                        Ok(waiting)
+                    }
+                }
+            };
+            let mut lease = match waiting {
+                Err(lease) => lease,
+                Ok(waiting) => {
+                    pool.want();
+                    match tokio::time::timeout_at(deadline, waiting).await {
+                        Ok(Ok(granted)) => granted?,
+                        Ok(Err(_stopped)) => return Err(Failure::busy()),
+                        Err(_elapsed) => return Err(Failure::busy()),
+                    }
+                }
+            };
+            if lease.slot_mut().wake() {
+                return Ok(lease);
+            }
+            // It died while it was idle: gone with the lease.
+            lease.touched = true;
+        }
+    }
+}

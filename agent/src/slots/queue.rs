@@ -1,0 +1,337 @@
+//! Slots of one (function, revision): idle containers, newest first, and callers waiting, oldest first.
+//!
+//! Owns who gets the next free slot and how many containers the load needs. Does no I/O, reads no clock
+//! (callers pass `now`), starts no container. Invariant: idle slots and waiting callers are never both present.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Weight of the newest sample in the running means.
+const NEWEST_WEIGHT: f64 = 0.2;
+/// What a start is taken to cost before one was seen.
+const START_GUESS: Duration = Duration::from_millis(150);
+
+/// A container that waits for work.
+#[derive(Debug)]
+pub struct Idle<S> {
+    /// The slot.
+    pub slot: S,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// What became of a slot that was offered.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Offer<S> {
+    /// A waiter has it.
+    Handed,
+    /// It is idle now.
+    Kept,
+    /// Others need its room more; the caller removes it.
+    Surrendered(S),
+}
+
+/// Slots, waiters and pace of one (function, revision).
+#[derive(Debug)]
+pub struct SlotQueue<S, W> {
+    idle: Vec<Idle<S>>,
+    waiters: VecDeque<W>,
+    busy: usize,
+    starting: usize,
+    surrenders: usize,
+    /// Mean time a call holds a slot.
+    service: Option<Duration>,
+    /// Mean time a start takes.
+    start: Duration,
+    /// When a slot last changed hands; bounds the service time from below while nothing returns.
+    progress: Instant,
+}
+
+impl<S, W> SlotQueue<S, W> {
+    /// Nothing yet.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            idle: Vec::new(),
+            waiters: VecDeque::new(),
+            busy: 0,
+            starting: 0,
+            surrenders: 0,
+            service: None,
+            start: START_GUESS,
+            progress: now,
+        }
+    }
+
+    /// The warmest idle slot, which is busy from now on. O(1).
+    pub fn take_idle(&mut self, now: Instant) -> Option<S> {
+        let idle = self.idle.pop()?;
+        self.progress = now;
+        self.busy += 1;
+        Some(idle.slot)
+    }
+
+    /// Lets a caller wait, behind all others.
+    pub fn wait(&mut self, waiter: W) {
+        debug_assert!(self.idle.is_empty(), "nobody waits while a slot is idle");
+        self.waiters.push_back(waiter);
+    }
+
+    /// Notes that a container is being started.
+    pub fn start_begun(&mut self) {
+        self.starting += 1;
+    }
+
+    /// Notes that a start failed. Returns the oldest waiter, who gets the error.
+    pub fn start_failed(&mut self) -> Option<W> {
+        self.starting -= 1;
+        self.waiters.pop_front()
+    }
+
+    /// All waiters, for an error that concerns every one of them.
+    pub fn take_waiters(&mut self) -> VecDeque<W> {
+        std::mem::take(&mut self.waiters)
+    }
+
+    /// Offers a slot whose container was just started.
+    pub fn started(
+        &mut self,
+        slot: S,
+        took: Duration,
+        now: Instant,
+        deliver: impl FnMut(W, S) -> Result<(), S>,
+    ) -> Offer<S> {
+        self.starting -= 1;
+        self.start = mean(self.start, took);
+        self.busy += 1;
+        self.offer(slot, now, deliver)
+    }
+
+    /// Offers a slot whose call has ended after `served`.
+    pub fn freed(
+        &mut self,
+        slot: S,
+        served: Duration,
+        now: Instant,
+        deliver: impl FnMut(W, S) -> Result<(), S>,
+    ) -> Offer<S> {
+        self.service = Some(self.service.map_or(served, |service| mean(service, served)));
+        self.offer(slot, now, deliver)
+    }
+
+    /// Hands a busy slot to the oldest waiter who still wants it, else keeps it idle.
+    fn offer(
+        &mut self,
+        mut slot: S,
+        now: Instant,
+        mut deliver: impl FnMut(W, S) -> Result<(), S>,
+    ) -> Offer<S> {
+        self.progress = now;
+        if self.surrenders > 0 {
+            self.surrenders -= 1;
+            self.busy -= 1;
+            return Offer::Surrendered(slot);
+        }
+        while let Some(waiter) = self.waiters.pop_front() {
+            match deliver(waiter, slot) {
+                Ok(()) => return Offer::Handed,
+                Err(back) => slot = back,
+            }
+        }
+        self.busy -= 1;
+        self.idle.push(Idle { slot, since: now });
+        Offer::Kept
+    }
+
+    /// Notes that a busy slot is gone with its container.
+    pub fn lost(&mut self, now: Instant) {
+        self.busy -= 1;
+        self.progress = now;
+    }
+
+    /// Asks for the next slot that comes free to be removed. Does nothing if none can come.
+    pub fn surrender_one(&mut self) {
+        if self.surrenders < self.busy {
+            self.surrenders += 1;
+        }
+    }
+
+    /// Takes out the idle slots for which `unwanted` holds.
+    pub fn remove_idle(&mut self, mut unwanted: impl FnMut(&mut Idle<S>) -> bool) -> Vec<S> {
+        self.idle.extract_if(.., |idle| unwanted(idle)).map(|idle| idle.slot).collect()
+    }
+
+    /// Since when the coldest idle slot is idle.
+    pub fn coldest(&self) -> Option<Instant> {
+        self.idle.first().map(|idle| idle.since)
+    }
+
+    /// Takes the coldest idle slot, for removal.
+    pub fn take_coldest(&mut self) -> Option<S> {
+        (!self.idle.is_empty()).then(|| self.idle.remove(0).slot)
+    }
+
+    /// Forgets waiters who no longer wait.
+    pub fn forget_waiters(&mut self, mut gone: impl FnMut(&W) -> bool) {
+        self.waiters.retain(|waiter| !gone(waiter));
+    }
+
+    /// How many containers to start now, so that those who wait are served sooner than without.
+    ///
+    /// A new container helps only callers who would wait longer than its start takes: with `n` containers that
+    /// hold a call for `s`, the last of `w` waiters is served after `w * s / n`. Never more than one start for
+    /// each waiter. Until a function's pace is known, at most `unknown_max` containers.
+    pub fn starts_needed(&self, now: Instant, unknown_max: usize) -> usize {
+        let waiting = self.waiters.len();
+        let serving = self.busy + self.starting;
+        let unserved = waiting.saturating_sub(self.starting);
+        if unserved == 0 {
+            return 0;
+        }
+        if serving == 0 {
+            return match self.service {
+                Some(service) => self.containers_for(waiting, service).clamp(1, waiting),
+                None => waiting.min(unknown_max.max(1)),
+            };
+        }
+        let stalled = if self.busy > 0 { now.saturating_duration_since(self.progress) } else { Duration::ZERO };
+        let service = match self.service {
+            Some(service) => service.max(stalled),
+            None if serving < unknown_max => return unserved.min(unknown_max - serving),
+            None => stalled,
+        };
+        self.containers_for(waiting, service).saturating_sub(serving).min(unserved)
+    }
+
+    fn containers_for(&self, waiting: usize, service: Duration) -> usize {
+        (waiting as f64 * service.as_secs_f64() / self.start.as_secs_f64().max(1e-6)).ceil() as usize
+    }
+
+    /// Idle containers.
+    pub fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// Containers that serve a call.
+    pub fn busy(&self) -> usize {
+        self.busy
+    }
+
+    /// Containers that are being started.
+    pub fn starting(&self) -> usize {
+        self.starting
+    }
+
+    /// Callers who wait.
+    pub fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+}
+
+fn mean(old: Duration, newest: Duration) -> Duration {
+    old.mul_f64(1.0 - NEWEST_WEIGHT) + newest.mul_f64(NEWEST_WEIGHT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Queue = SlotQueue<u32, u32>;
+
+    fn never(_: u32, slot: u32) -> Result<(), u32> {
+        Err(slot)
+    }
+
+    #[test]
+    fn the_warmest_idle_slot_is_taken_first() {
+        let now = Instant::now();
+        let mut queue = Queue::new(now);
+        for slot in [1, 2] {
+            queue.start_begun();
+            assert_eq!(queue.started(slot, START_GUESS, now, never), Offer::Kept);
+        }
+        assert_eq!(queue.take_idle(now), Some(2));
+        assert_eq!(queue.take_coldest(), Some(1));
+        assert_eq!((queue.idle(), queue.busy()), (0, 1));
+    }
+
+    #[test]
+    fn the_oldest_waiter_who_still_waits_gets_the_slot() {
+        let now = Instant::now();
+        let mut queue = Queue::new(now);
+        for waiter in [10, 11, 12] {
+            queue.wait(waiter);
+        }
+        queue.start_begun();
+        let mut got = Vec::new();
+        let offer = queue.started(1, START_GUESS, now, |waiter, slot| {
+            if waiter == 10 {
+                return Err(slot);
+            }
+            got.push(waiter);
+            Ok(())
+        });
+        assert_eq!((offer, got), (Offer::Handed, vec![11]));
+        assert_eq!((queue.waiting(), queue.busy()), (1, 1));
+    }
+
+    #[test]
+    fn a_fast_function_needs_one_container_for_many_callers() {
+        let now = Instant::now();
+        let mut queue = Queue::new(now);
+        queue.start_begun();
+        assert_eq!(queue.started(1, START_GUESS, now, never), Offer::Kept);
+        assert_eq!(queue.take_idle(now), Some(1));
+        assert_eq!(queue.freed(1, Duration::from_micros(50), now, never), Offer::Kept);
+        assert_eq!(queue.take_idle(now), Some(1));
+        (0..31).for_each(|waiter| queue.wait(waiter));
+        assert_eq!(queue.starts_needed(now, 2), 1_usize.saturating_sub(1));
+    }
+
+    #[test]
+    fn a_slow_function_gets_a_container_for_each_waiter() {
+        let now = Instant::now();
+        let mut queue = Queue::new(now);
+        queue.start_begun();
+        assert_eq!(queue.started(1, START_GUESS, now, never), Offer::Kept);
+        assert_eq!(queue.take_idle(now), Some(1));
+        (0..10).for_each(|waiter| queue.wait(waiter));
+        assert_eq!(queue.starts_needed(now, 2), 1, "the pace is not known yet");
+        let later = now + Duration::from_secs(1);
+        queue.start_begun();
+        assert_eq!(queue.starts_needed(later, 2), 9, "nothing returned for a second");
+    }
+
+    #[test]
+    fn a_surrendered_slot_leaves_although_callers_wait() {
+        let now = Instant::now();
+        let mut queue = Queue::new(now);
+        queue.start_begun();
+        assert_eq!(queue.started(1, START_GUESS, now, never), Offer::Kept);
+        assert_eq!(queue.take_idle(now), Some(1));
+        queue.wait(10);
+        queue.surrender_one();
+        assert_eq!(queue.freed(1, START_GUESS, now, never), Offer::Surrendered(1));
+        assert_eq!((queue.busy(), queue.waiting()), (0, 1));
+        assert_eq!(queue.starts_needed(now, 2), 1);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nobody_waits_while_a_slot_is_idle(steps in proptest::collection::vec(0u8..5, 0..200)) {
+            let now = Instant::now();
+            let mut queue = Queue::new(now);
+            for step in steps {
+                match step {
+                    0 => if queue.take_idle(now).is_none() { queue.wait(0) },
+                    1 => queue.start_begun(),
+                    2 if queue.starting() > 0 => drop(queue.started(1, START_GUESS, now, |_, _| Ok(()))),
+                    3 if queue.busy() > 0 => drop(queue.freed(1, START_GUESS, now, |_, _| Ok(()))),
+                    4 if queue.busy() > 0 => queue.lost(now),
+                    _ => {}
+                }
+                proptest::prop_assert!(queue.idle() == 0 || queue.waiting() == 0);
+                proptest::prop_assert!(queue.starts_needed(now, 2) <= queue.waiting());
+            }
+        }
+    }
+}

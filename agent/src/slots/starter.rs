@@ -1,0 +1,443 @@
+//! The owner task of a node's room: starts containers, evicts idle ones for others, freezes and retires.
+//!
+//! One task decides, so that two starts can never be granted the same memory. Room counts as free only when
+//! the container that had it has ended.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kiln_shared::call::Failure;
+use kiln_shared::contract::environment::environment;
+use kiln_shared::function::Format;
+use kiln_shared::ids::NodeId;
+use kiln_shared::report::{FunctionReport, NodeReport};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::{Demand, Ledger, Shortage};
+use super::{Message, Pool, Slot, Slots};
+use crate::container::{Container, ContainerPlan, Driver, Output, Transport};
+use crate::logs::CallLog;
+
+/// How often waiting callers are looked at again.
+const RECHECK: Duration = Duration::from_millis(20);
+/// How often idle containers are looked at.
+const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// Output is handed to the store after this long without more of it.
+const LOG_QUIET: Duration = Duration::from_millis(50);
+
+struct Start {
+    pool: Arc<Pool>,
+    began: Instant,
+    result: Result<Container, Failure>,
+}
+
+pub(super) struct Starter {
+    node: NodeId,
+    driver: Arc<dyn Driver>,
+    slots: Slots,
+    inbox: mpsc::Receiver<Message>,
+    ledger: Ledger,
+    /// Functions whose callers wait, in the order in which they are served.
+    wanting: VecDeque<Arc<Pool>>,
+    /// Since when the first of them lacks room.
+    short_since: Option<Instant>,
+    starts: JoinSet<Start>,
+    /// One task per container: collects its output and ends with it.
+    keepers: JoinSet<Demand>,
+    /// Room that evicted containers are about to free, in MiB.
+    leaving_mib: u64,
+    report: watch::Sender<Arc<NodeReport>>,
+}
+
+impl Starter {
+    pub(super) fn new(
+        node: NodeId,
+        driver: Arc<dyn Driver>,
+        slots: Slots,
+        inbox: mpsc::Receiver<Message>,
+    ) -> (Self, watch::Receiver<Arc<NodeReport>>) {
+        let total = slots.total();
+        let first = NodeReport {
+            node: node.clone(),
+            epoch: jiff::Timestamp::now().as_millisecond() as u64,
+            sequence: 0,
+            draining: false,
+            memory_total_mib: total.memory_mib,
+            memory_committed_mib: 0,
+            memory_idle_mib: 0,
+            cpu_total_millis: total.cpu_millis,
+            cpu_committed_millis: 0,
+            calls: 0,
+            functions: Vec::new(),
+        };
+        let (report, reports) = watch::channel(Arc::new(first));
+        let starter = Self {
+            node,
+            driver,
+            slots,
+            inbox,
+            ledger: Ledger::new(total),
+            wanting: VecDeque::new(),
+            short_since: None,
+            starts: JoinSet::new(),
+            keepers: JoinSet::new(),
+            leaving_mib: 0,
+            report,
+        };
+        (starter, reports)
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut next_housekeeping = tokio::time::Instant::now() + HOUSEKEEPING;
+        loop {
+            let wake = if self.wanting.is_empty() {
+                next_housekeeping
+            } else {
+                next_housekeeping.min(tokio::time::Instant::now() + RECHECK)
+            };
+            // Every arm is cancel-safe: receiving, joining and sleeping lose nothing when dropped.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(message) = self.inbox.recv() => self.note(message),
+                Some(start) = self.starts.join_next() => match start {
+                    Ok(start) => self.started(start),
+                    Err(error) => tracing::error!(%error, "a container start panicked"),
+                },
+                Some(gone) = self.keepers.join_next() => match gone {
+                    Ok(demand) => {
+                        self.ledger.release(demand);
+                        self.leaving_mib = self.leaving_mib.saturating_sub(demand.memory_mib);
+                    }
+                    Err(error) => tracing::error!(%error, "a container's keeper panicked"),
+                },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            let now = tokio::time::Instant::now();
+            if now >= next_housekeeping {
+                self.housekeeping(Instant::now());
+                next_housekeeping = now + HOUSEKEEPING;
+            }
+            self.serve_wanting(Instant::now());
+            self.publish();
+        }
+        self.close().await;
+    }
+
+    fn note(&mut self, message: Message) {
+        match message {
+            Message::Wanted(pool) => {
+                // From here on a further caller sends a further message.
+                pool.wanted.store(false, Ordering::Release);
+                if !self.wanting.iter().any(|other| Arc::ptr_eq(other, &pool)) {
+                    self.wanting.push_back(pool);
+                }
+            }
+            Message::Idle => {}
+        }
+    }
+
+    /// Gives room to those who wait, in order; the first who lacks room stops the others, so that a large
+    /// function is not starved by small ones.
+    fn serve_wanting(&mut self, now: Instant) {
+        let mut short = false;
+        for _ in 0..self.wanting.len() {
+            let Some(pool) = self.wanting.pop_front() else { break };
+            let (needed, waiting) = {
+                let mut queue = pool.queue();
+                queue.forget_waiters(|waiter| waiter.is_closed());
+                (queue.starts_needed(now, self.unknown_max()), queue.waiting())
+            };
+            if waiting == 0 {
+                continue;
+            }
+            for _ in 0..needed {
+                if self.starts.len() >= self.slots.shared.config.starts_max {
+                    break;
+                }
+                match self.ledger.commit(pool.demand) {
+                    Ok(()) => self.begin(&pool),
+                    Err(Shortage::Never) => unreachable!("callers who can never be served do not wait"),
+                    Err(Shortage::Missing(missing)) => {
+                        short = true;
+                        self.make_room(&pool, missing, now);
+                        break;
+                    }
+                }
+            }
+            if short {
+                self.wanting.push_front(pool);
+                break;
+            }
+            self.wanting.push_back(pool);
+        }
+        if !short {
+            self.short_since = None;
+        }
+        self.slots.shared.pressed.store(short, Ordering::Release);
+    }
+
+    /// How many containers a function of unknown pace may have: one per core.
+    fn unknown_max(&self) -> usize {
+        (self.slots.shared.config.cpu_total_millis / 1000).max(1) as usize
+    }
+
+    /// Evicts idle containers of others, the coldest first; if that is not enough for long, one of the
+    /// functions with most containers has to give one up.
+    fn make_room(&mut self, wanting: &Arc<Pool>, missing: Demand, now: Instant) {
+        let since = *self.short_since.get_or_insert(now);
+        let mut needed_mib = missing.memory_mib.max(1).saturating_sub(self.leaving_mib);
+        while needed_mib > 0 {
+            let Some(coldest) = self.coldest_other(wanting) else { break };
+            let Some(slot) = coldest.queue().take_coldest() else { continue };
+            metrics::counter!("kiln_evictions_total").increment(1);
+            self.leaving_mib += coldest.demand.memory_mib;
+            needed_mib = needed_mib.saturating_sub(coldest.demand.memory_mib);
+            drop(slot);
+        }
+        if needed_mib > 0 && now.duration_since(since) >= self.slots.shared.config.fairness_after {
+            let largest = self
+                .slots
+                .shared
+                .pools
+                .iter()
+                .filter(|pool| !Arc::ptr_eq(pool, wanting))
+                .map(|pool| (pool.queue().busy(), Arc::clone(&pool)))
+                .max_by_key(|(busy, _)| *busy);
+            if let Some((_, pool)) = largest {
+                pool.queue().surrender_one();
+                self.short_since = Some(now);
+            }
+        }
+    }
+
+    fn coldest_other(&self, wanting: &Arc<Pool>) -> Option<Arc<Pool>> {
+        self.slots
+            .shared
+            .pools
+            .iter()
+            .filter(|pool| !Arc::ptr_eq(pool, wanting))
+            .filter_map(|pool| pool.queue().coldest().map(|since| (since, Arc::clone(&pool))))
+            .min_by_key(|(since, _)| *since)
+            .map(|(_, pool)| pool)
+    }
+
+    fn begin(&mut self, pool: &Arc<Pool>) {
+        pool.queue().start_begun();
+        let (pool, driver) = (Arc::clone(pool), Arc::clone(&self.driver));
+        let transport = match pool.function.spec.format {
+            Format::HttpStream => Transport::Socket,
+            Format::Default | Format::Http | Format::Json | Format::Cloudevent => Transport::Pipes,
+        };
+        let plan = ContainerPlan {
+            environment: environment(&pool.function, "/invoke"),
+            function: Arc::clone(&pool.function),
+            transport,
+        };
+        self.starts.spawn(async move {
+            let began = Instant::now();
+            let result = async {
+                driver.ensure_image(&pool.function.spec.image).await?;
+                driver.start(plan).await
+            }
+            .await;
+            Start { pool, began, result }
+        });
+    }
+
+    fn started(&mut self, Start { pool, began, result }: Start) {
+        let took = began.elapsed();
+        match result {
+            Ok(mut container) => {
+                let stages = container.stages;
+                for (stage, time) in
+                    [("pull", stages.pull), ("create", stages.create), ("start", stages.start), ("init", stages.init)]
+                {
+                    metrics::histogram!("kiln_container_start_duration_seconds", "stage" => stage)
+                        .record(time.as_secs_f64());
+                }
+                let spec = &pool.function.spec;
+                let shared = &self.slots.shared;
+                let log = CallLog::new(spec.app_id, spec.id, shared.limits, shared.sink.clone());
+                self.keepers.spawn(keep(
+                    Arc::clone(&pool),
+                    container.output.take(),
+                    container.exit.clone(),
+                    log.clone(),
+                ));
+                let slot = Box::new(Slot {
+                    container,
+                    connection: None,
+                    log,
+                    frozen: false,
+                    unfreezable: false,
+                    unused: true,
+                });
+                let now = Instant::now();
+                let offer =
+                    pool.queue().started(slot, took, now, |waiter, slot| pool.deliver(waiter, slot));
+                pool.settle(offer);
+            }
+            Err(failure) => {
+                self.ledger.release(pool.demand);
+                tracing::warn!(function = %pool.function.spec.id, image = %pool.function.spec.image,
+                    error = %failure, detail = failure.detail.as_deref(), "a container could not be started");
+                metrics::counter!("kiln_container_start_failures_total").increment(1);
+                let waiter = pool.queue().start_failed();
+                let mut losers: Vec<_> = waiter.into_iter().collect();
+                if failure.kind == kiln_shared::call::FailureKind::Image {
+                    // The next start would fail alike: nobody needs to wait for it.
+                    losers.extend(pool.queue().take_waiters());
+                }
+                for waiter in losers {
+                    // A caller who left in the meantime needs no error.
+                    drop(waiter.send(Err(failure.clone())));
+                }
+            }
+        }
+    }
+
+    /// Freezes, disconnects and retires idle containers, and forgets functions without any.
+    fn housekeeping(&mut self, now: Instant) {
+        let config = &self.slots.shared.config;
+        for pool in &self.slots.shared.pools {
+            let idle_timeout = pool.function.spec.idle_timeout;
+            let retired = pool.queue().remove_idle(|idle| {
+                let idle_for = now.saturating_duration_since(idle.since);
+                if !idle.slot.is_alive() || idle_for >= idle_timeout {
+                    return true;
+                }
+                if idle_for >= config.connection_idle_timeout {
+                    idle.slot.connection = None;
+                }
+                if !config.freeze_after.is_zero()
+                    && idle_for >= config.freeze_after
+                    && !idle.slot.frozen
+                    && !idle.slot.unfreezable
+                {
+                    match idle.slot.container.control.freeze() {
+                        Ok(()) => idle.slot.frozen = true,
+                        Err(error) => {
+                            idle.slot.unfreezable = true;
+                            tracing::debug!(%error, "this container cannot be frozen");
+                        }
+                    }
+                }
+                false
+            });
+            drop(retired);
+        }
+        self.slots.shared.pools.retain(|_, pool| {
+            let queue = pool.queue();
+            let used = queue.idle() + queue.busy() + queue.starting() + queue.waiting() > 0;
+            drop(queue);
+            used || Arc::strong_count(pool) > 1
+        });
+    }
+
+    fn publish(&mut self) {
+        let mut functions = Vec::new();
+        let (mut idle_mib, mut calls) = (0, 0);
+        for pool in &self.slots.shared.pools {
+            let queue = pool.queue();
+            let function = FunctionReport {
+                id: pool.function.spec.id,
+                revision: pool.function.revision,
+                idle: queue.idle() as u32,
+                busy: queue.busy() as u32,
+                starting: queue.starting() as u32,
+                waiting: queue.waiting() as u32,
+            };
+            drop(queue);
+            idle_mib += u64::from(function.idle) * pool.demand.memory_mib;
+            calls += function.busy + function.waiting;
+            functions.push(function);
+        }
+        functions.sort_unstable_by_key(|function| (function.id, function.revision));
+        let committed = self.ledger.committed();
+        self.report.send_if_modified(|report| {
+            let same = report.functions == functions
+                && report.memory_committed_mib == committed.memory_mib
+                && report.calls == calls;
+            if same {
+                return false;
+            }
+            let gauges = [
+                ("idle", functions.iter().map(|function| function.idle).sum::<u32>()),
+                ("busy", functions.iter().map(|function| function.busy).sum()),
+                ("starting", functions.iter().map(|function| function.starting).sum()),
+            ];
+            for (state, count) in gauges {
+                metrics::gauge!("kiln_slots", "state" => state).set(f64::from(count));
+            }
+            metrics::gauge!("kiln_calls_waiting")
+                .set(functions.iter().map(|function| f64::from(function.waiting)).sum::<f64>());
+            metrics::gauge!("kiln_memory_committed_bytes").set((committed.memory_mib << 20) as f64);
+            *report = Arc::new(NodeReport {
+                node: self.node.clone(),
+                sequence: report.sequence + 1,
+                memory_committed_mib: committed.memory_mib,
+                memory_idle_mib: idle_mib,
+                cpu_committed_millis: committed.cpu_millis,
+                calls,
+                functions,
+                ..(**report).clone()
+            });
+            true
+        });
+    }
+
+    /// Removes every container and waits until the driver has done so.
+    async fn close(mut self) {
+        self.starts.shutdown().await;
+        for pool in &self.slots.shared.pools {
+            let idle = pool.queue().remove_idle(|_| true);
+            drop(idle);
+            drop(pool.queue().take_waiters());
+        }
+        self.slots.shared.pools.clear();
+        self.driver.close().await;
+    }
+}
+
+/// Collects a container's output until the container ends. Returns the room it had.
+async fn keep(
+    pool: Arc<Pool>,
+    output: Option<mpsc::Receiver<Output>>,
+    mut exit: watch::Receiver<Option<crate::container::Exit>>,
+    log: CallLog,
+) -> Demand {
+    let collect = async {
+        let Some(mut output) = output else { return };
+        let mut held_back = false;
+        loop {
+            // Receiving from a channel is cancel-safe.
+            let next = if held_back {
+                match tokio::time::timeout(LOG_QUIET, output.recv()).await {
+                    Ok(next) => next,
+                    Err(_quiet) => {
+                        log.flush();
+                        held_back = false;
+                        continue;
+                    }
+                }
+            } else {
+                output.recv().await
+            };
+            let Some(Output { bytes, .. }) = next else { break };
+            held_back = log.write(&bytes);
+        }
+        log.flush();
+    };
+    collect.await;
+    // The driver's end going away means the same as an exit: the container is no more.
+    if exit.wait_for(Option::is_some).await.is_err() {
+        tracing::debug!("a container ended without a word");
+    }
+    let dead = pool.queue().remove_idle(|idle| !idle.slot.is_alive());
+    drop(dead);
+    pool.demand
+}
