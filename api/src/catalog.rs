@@ -95,7 +95,9 @@ impl Catalog {
     /// # Errors
     /// There is no such app, or the database failed.
     pub async fn delete_app(&self, id: &str) -> Result<(), StoreError> {
-        Ok(self.committed(self.store.delete_app(id).await?))
+        let gone = self.store.delete_app(id).await?;
+        self.committed(gone);
+        Ok(())
     }
 
     /// The app.
@@ -139,7 +141,9 @@ impl Catalog {
     /// # Errors
     /// There is no such function, or the database failed.
     pub async fn delete_function(&self, id: &str) -> Result<(), StoreError> {
-        Ok(self.committed(self.store.delete_function(id).await?))
+        let gone = self.store.delete_function(id).await?;
+        self.committed(gone);
+        Ok(())
     }
 
     /// The function.
@@ -179,7 +183,9 @@ impl Catalog {
     /// # Errors
     /// There is no such trigger, or the database failed.
     pub async fn delete_trigger(&self, id: &str) -> Result<(), StoreError> {
-        Ok(self.committed(self.store.delete_trigger(id).await?))
+        let gone = self.store.delete_trigger(id).await?;
+        self.committed(gone);
+        Ok(())
     }
 
     /// The trigger.

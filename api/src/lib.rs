@@ -5,9 +5,11 @@
 //! the balancer keeps its own copy from the feed of changes.
 
 mod catalog;
+mod records;
 mod rest;
 mod store;
 
 pub use catalog::Catalog;
+pub use records::RecordWriter;
 pub use rest::{ApiState, FN_API_VERSION, router};
 pub use store::{After, Change, Changes, OpenError, Page, Retention, Snapshot, StoreError};

@@ -5,6 +5,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use kiln_shared::model::{ApiError, go_json};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::reply::{JSON, TEXT};
 use crate::StoreError;
@@ -62,9 +63,11 @@ impl IntoResponse for RestError {
     }
 }
 
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    message: &'a str,
+/// What every refusal says.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErrorBody {
+    /// Why, for people.
+    message: String,
 }
 
 /// `{"message":"..."}` and a line feed.
@@ -73,6 +76,6 @@ pub(super) fn error_body(status: StatusCode, message: &str) -> Response {
 }
 
 fn error_body_as(status: StatusCode, message: &str, content_type: &'static str) -> Response {
-    let body = go_json(&ErrorBody { message }) + "\n";
+    let body = go_json(&ErrorBody { message: message.to_owned() }) + "\n";
     (status, [(CONTENT_TYPE, content_type)], body).into_response()
 }

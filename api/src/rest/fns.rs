@@ -2,22 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::get;
 use kiln_shared::model::{ApiError, FunctionInput, FunctionResource, INVOKE_ENDPOINT};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::ApiState;
-use super::error::RestError;
-use super::params::{Params, cursor};
+use super::error::{ErrorBody, RestError};
+use super::params::{PageParams, Params, cursor};
 use super::reply::{Json, List, deleted};
 use super::request::{BaseUrl, WholeBody};
 
-pub(super) fn routes() -> Router<Arc<ApiState>> {
-    Router::new()
-        .route("/v2/fns", get(list).post(create))
-        .route("/v2/fns/{fn_id}", get(read).put(update).delete(delete))
+pub(super) fn routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, update, delete))
 }
 
 /// Shows where the function is called.
@@ -26,6 +24,8 @@ fn annotated(mut function: FunctionResource, base: &BaseUrl) -> FunctionResource
     function
 }
 
+/// A page of fns, sorted by name.
+#[utoipa::path(get, path = "/v2/fns", tag = "fns", params(("app_id" = String, Query), PageParams), responses((status = 200, body = List<FunctionResource>), (status = 400, body = ErrorBody)))]
 async fn list(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
@@ -38,6 +38,8 @@ async fn list(
     Ok(Json(List::new(shown, page.items_max, |function: &FunctionResource| cursor(&function.name))))
 }
 
+/// Creates a function.
+#[utoipa::path(post, path = "/v2/fns", tag = "fns", request_body = FunctionInput, responses((status = 200, body = FunctionResource), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody)))]
 async fn create(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
@@ -47,6 +49,8 @@ async fn create(
     Ok(Json(annotated(state.catalog.create_function(&input).await?, &base)))
 }
 
+/// Reads a function.
+#[utoipa::path(get, path = "/v2/fns/{fn_id}", tag = "fns", params(("fn_id" = String, Path)), responses((status = 200, body = FunctionResource), (status = 404, body = ErrorBody)))]
 async fn read(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
@@ -55,6 +59,8 @@ async fn read(
     Ok(Json(annotated(state.catalog.function(&id).await?, &base)))
 }
 
+/// Merges a change into a function; fields that are not given stay.
+#[utoipa::path(put, path = "/v2/fns/{fn_id}", tag = "fns", params(("fn_id" = String, Path)), request_body = FunctionInput, responses((status = 200, body = FunctionResource), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody)))]
 async fn update(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
@@ -68,6 +74,8 @@ async fn update(
     Ok(Json(annotated(state.catalog.update_function(&id, &input).await?, &base)))
 }
 
+/// Deletes a function and all that belongs to it.
+#[utoipa::path(delete, path = "/v2/fns/{fn_id}", tag = "fns", params(("fn_id" = String, Path)), responses((status = 204), (status = 404, body = ErrorBody)))]
 async fn delete(State(state): State<Arc<ApiState>>, Path(id): Path<String>) -> Result<Response, RestError> {
     state.catalog.delete_function(&id).await?;
     Ok(deleted())

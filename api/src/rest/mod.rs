@@ -4,24 +4,26 @@
 //! content types and the line feed after errors are those of Fn's server (`spec/observed-fn.txt`).
 
 mod apps;
+mod calls;
 mod error;
 mod fns;
 mod params;
 mod reply;
 mod request;
+mod root;
 mod triggers;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::get;
+use axum::{Extension, Router};
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::Catalog;
 use error::error_body;
-use reply::Json;
+use root::DocumentJson;
 
 /// The version of Fn's API that Kiln answers as. Clients compare it with their own; Kiln's own version is in
 /// the header `Kiln-Version`.
@@ -51,24 +53,18 @@ impl ApiState {
 
 /// All paths of the API. Everything else gets 404 here, so merge the balancer's own paths before.
 pub fn router(state: ApiState) -> Router {
-    Router::new()
-        .route("/", get(hello))
-        .route("/version", get(version))
+    let (routes, document) = OpenApiRouter::with_openapi(root::head())
+        .merge(root::routes())
         .merge(apps::routes())
         .merge(fns::routes())
+        .merge(calls::routes())
         .merge(triggers::routes())
+        .split_for_parts();
+    routes
+        .layer(Extension(Arc::new(DocumentJson::new(document))))
         .fallback(path_not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::new(state))
-}
-
-async fn hello() -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "goto": "https://github.com/fnproject/fn", "hello": "world!" }))
-}
-
-async fn version() -> ([(&'static str, &'static str); 1], Json<serde_json::Value>) {
-    let kiln = [("kiln-version", env!("CARGO_PKG_VERSION"))];
-    (kiln, Json(serde_json::json!({ "version": FN_API_VERSION })))
 }
 
 async fn path_not_found(request: Request) -> Response {

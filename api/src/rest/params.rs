@@ -14,6 +14,19 @@ const PER_PAGE_MAX: u32 = 100;
 /// Stands between name and id in a cursor; no name contains it.
 const SEPARATOR: char = '\0';
 
+/// The parameters of every list by name, for the OpenAPI document; [`Params`] reads them.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct PageParams {
+    /// Only the item of exactly this name.
+    name: Option<String>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// 1 to 100; 30 if absent.
+    per_page: Option<u32>,
+}
+
 /// The query's parameters. Of a repeated one the first counts, an empty one counts as absent.
 pub(super) struct Params(Vec<(String, String)>);
 

@@ -5,6 +5,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use kiln_shared::model::go_json;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub(super) const JSON: &str = "application/json; charset=utf-8";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
@@ -20,7 +21,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
 }
 
 /// A page of a list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct List<T> {
     /// Where the next page begins; absent on a page that is not full.
     #[serde(skip_serializing_if = "Option::is_none")]

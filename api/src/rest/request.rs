@@ -1,5 +1,6 @@
 //! What handlers take from a request: its bounded body, its base URL, its path as text.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use axum::body::{Bytes, to_bytes};
@@ -7,6 +8,8 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::Uri;
 use axum::http::header::{CONTENT_LENGTH, HOST};
 use axum::http::request::Parts;
+
+use http_body_util::LengthLimitError;
 
 use super::ApiState;
 use super::error::RestError;
@@ -24,11 +27,9 @@ impl FromRequest<Arc<ApiState>> for WholeBody {
         if let Some(bytes) = declared.filter(|bytes| *bytes > bytes_max) {
             return Err(RestError::TooLarge { declared: Some(bytes), bytes_max });
         }
-        // One byte more than allowed, to tell a body that is too long from one that broke off.
         let limit = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         let body = to_bytes(request.into_body(), limit).await.map_err(|error| {
-            use std::error::Error as _;
-            let too_long = error.source().is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
+            let too_long = error.source().is_some_and(<dyn Error>::is::<LengthLimitError>);
             if too_long { RestError::TooLarge { declared: None, bytes_max } } else { RestError::Interrupted }
         })?;
         Ok(Self(body))

@@ -1,27 +1,25 @@
 //! `/v2/triggers`, and the look-up of a trigger by its source.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::get;
-use kiln_shared::ids::AppId;
 use kiln_shared::model::{ApiError, HTTP_ENDPOINT, Trigger, TriggerInput, TriggerType};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::ApiState;
-use super::error::RestError;
-use super::params::{Params, cursor_with_id};
+use super::error::{ErrorBody, RestError};
+use super::params::{PageParams, Params, cursor_with_id};
 use super::reply::{Json, List, deleted};
 use super::request::{BaseUrl, WholeBody};
 
-pub(super) fn routes() -> Router<Arc<ApiState>> {
-    Router::new()
-        .route("/v2/triggers", get(list).post(create))
-        .route("/v2/triggers/{trigger_id}", get(read).put(update).delete(delete))
-        .route("/v2/runner/apps/{app_id}/triggerBySource/{type}/", get(root_by_source))
-        .route("/v2/runner/apps/{app_id}/triggerBySource/{type}/{*source}", get(by_source))
+pub(super) fn routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(read, update, delete))
+        .routes(routes!(root_by_source))
+        .routes(routes!(by_source))
 }
 
 /// Shows where the trigger is called.
@@ -35,6 +33,8 @@ fn endpoint(base: &BaseUrl, app_name: &str, source: &str) -> String {
     format!("{}/t/{app_name}{source}", base.0)
 }
 
+/// A page of triggers, sorted by name.
+#[utoipa::path(get, path = "/v2/triggers", tag = "triggers", params(("app_id" = String, Query), ("fn_id" = Option<String>, Query), PageParams), responses((status = 200, body = List<Trigger>), (status = 400, body = ErrorBody)))]
 async fn list(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
@@ -43,18 +43,18 @@ async fn list(
     let app_id = params.get("app_id").ok_or(ApiError::TriggerAppIdMissing)?;
     let page = params.page()?;
     let mut triggers = state.catalog.triggers(app_id, params.get("fn_id"), &page).await?;
-    let mut names: HashMap<AppId, String> = HashMap::new();
-    for trigger in &mut triggers {
-        if !names.contains_key(&trigger.app_id) {
-            names.insert(trigger.app_id, state.catalog.app(trigger.app_id.as_str()).await?.name);
+    if !triggers.is_empty() {
+        let app = state.catalog.app(app_id).await?;
+        for trigger in &mut triggers {
+            trigger.annotations.insert(HTTP_ENDPOINT, endpoint(&base, &app.name, &trigger.source));
         }
-        let value = endpoint(&base, &names[&trigger.app_id], &trigger.source);
-        trigger.annotations.insert(HTTP_ENDPOINT, value);
     }
     let next = |trigger: &Trigger| cursor_with_id(&trigger.name, trigger.id.as_str());
     Ok(Json(List::new(triggers, page.items_max, next)))
 }
 
+/// Creates a trigger.
+#[utoipa::path(post, path = "/v2/triggers", tag = "triggers", request_body = TriggerInput, responses((status = 200, body = Trigger), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody)))]
 async fn create(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
@@ -65,6 +65,8 @@ async fn create(
     Ok(Json(annotated(&state, trigger, &base).await?))
 }
 
+/// Reads a trigger.
+#[utoipa::path(get, path = "/v2/triggers/{trigger_id}", tag = "triggers", params(("trigger_id" = String, Path)), responses((status = 200, body = Trigger), (status = 404, body = ErrorBody)))]
 async fn read(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
@@ -74,6 +76,8 @@ async fn read(
     Ok(Json(annotated(&state, trigger, &base).await?))
 }
 
+/// Merges a change into a trigger; fields that are not given stay.
+#[utoipa::path(put, path = "/v2/triggers/{trigger_id}", tag = "triggers", params(("trigger_id" = String, Path)), request_body = TriggerInput, responses((status = 200, body = Trigger), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody)))]
 async fn update(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
@@ -88,11 +92,15 @@ async fn update(
     Ok(Json(annotated(&state, trigger, &base).await?))
 }
 
+/// Deletes a trigger and all that belongs to it.
+#[utoipa::path(delete, path = "/v2/triggers/{trigger_id}", tag = "triggers", params(("trigger_id" = String, Path)), responses((status = 204), (status = 404, body = ErrorBody)))]
 async fn delete(State(state): State<Arc<ApiState>>, Path(id): Path<String>) -> Result<Response, RestError> {
     state.catalog.delete_trigger(&id).await?;
     Ok(deleted())
 }
 
+/// The trigger of an app with the source `/`.
+#[utoipa::path(get, path = "/v2/runner/apps/{app_id}/triggerBySource/{type}/", tag = "triggers", params(("app_id" = String, Path), ("type" = String, Path)), responses((status = 200, body = Trigger), (status = 404, body = ErrorBody)))]
 async fn root_by_source(
     state: State<Arc<ApiState>>,
     base: BaseUrl,
@@ -101,6 +109,8 @@ async fn root_by_source(
     by_source(state, base, Path((app_id, kind, String::new()))).await
 }
 
+/// The trigger of an app with exactly this source.
+#[utoipa::path(get, path = "/v2/runner/apps/{app_id}/triggerBySource/{type}/{*source}", tag = "triggers", params(("app_id" = String, Path), ("type" = String, Path), ("source" = String, Path)), responses((status = 200, body = Trigger), (status = 404, body = ErrorBody)))]
 async fn by_source(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,

@@ -246,13 +246,11 @@ pub(crate) trait CatalogStore: RecordStore + fmt::Debug + Send + Sync {
 
 /// Ended calls and their logs.
 pub(crate) trait RecordStore: Send + Sync {
-    /// Stores a batch in one transaction. A call that is there already is left as it is; pieces of a log are
-    /// appended in the order of the batch.
-    fn append<'a>(&'a self, batch: &'a [Record]) -> StoreFuture<'a, ()>;
-    /// How much is kept. Reads everything: for starts and after [`Self::trim`].
-    fn kept(&self) -> StoreFuture<'_, Kept>;
-    /// Removes the oldest calls and logs over the bounds.
-    fn trim(&self, retention: Retention) -> StoreFuture<'_, ()>;
+    /// Stores a batch in one transaction; how much is kept then. A call that is there already is left as it
+    /// is; pieces of a log are appended in the order of the batch.
+    fn append<'a>(&'a self, batch: &'a [Record]) -> StoreFuture<'a, Kept>;
+    /// Removes the oldest calls and logs over the bounds; how much is left.
+    fn trim(&self, retention: Retention) -> StoreFuture<'_, Kept>;
     /// A page of a function's calls, newest first.
     fn calls<'a>(&'a self, fn_id: &'a str, page: &'a CallsPage) -> StoreFuture<'a, Vec<CallRecord>>;
     /// A function's call.

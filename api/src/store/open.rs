@@ -19,7 +19,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Connections that read at the same time.
 const READERS_MAX: u32 = 2;
 /// A reading connection unused for this long is closed.
-const READER_IDLE_MAX: Duration = Duration::from_secs(60);
+const READER_IDLE_MAX: Duration = Duration::from_mins(1);
 /// Longest wait for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 

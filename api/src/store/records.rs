@@ -4,14 +4,17 @@
 //! everything else is rare.
 
 use std::sync::LazyLock;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use kiln_shared::ids::ParseIdError;
+use kiln_shared::ids::{ParseIdError, TriggerId};
 use kiln_shared::model::{ApiError, FunctionResource};
 use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record};
-use sea_query::{Expr, ExprTrait, Func, OnConflict, Order, Query, SelectStatement, SqliteQueryBuilder};
+use sea_query::{
+    Condition, Expr, ExprTrait, Func, OnConflict, Order, Query, SelectStatement, SqliteQueryBuilder,
+};
 use sqlx::Arguments;
+use sqlx::error::BoxDynError;
 use sqlx::sqlite::SqliteArguments;
 
 use super::db::{Durability, Session};
@@ -35,8 +38,8 @@ const LOG_COLUMNS: [&str; 4] = ["call_id", "part", "bytes", "text"];
 /// Rows per statement, largest first. A batch is cut into these, so that few statements serve all sizes.
 const ROWS: [usize; 3] = [64, 8, 1];
 
-/// Logs looked at in one go when old ones are removed.
-const TRIM_ROWS: u64 = 1_000;
+/// Calls looked at in one go when old logs are removed.
+const TRIM_CALLS: u64 = 1_000;
 
 static INSERT_CALLS: LazyLock<[String; 3]> =
     LazyLock::new(|| ROWS.map(|rows| insert("calls", &CALL_COLUMNS, rows)));
@@ -53,59 +56,126 @@ fn insert(table: &'static str, columns: &[&'static str], rows: usize) -> String 
 }
 
 impl Session {
-    /// Inserts `items`, with `bind` adding one item's values.
+    /// Inserts `items`, with `bind` adding one item's values; how many were new.
     async fn insert_rows<T>(
         &mut self,
         statements: &'static [String; 3],
         mut items: &[T],
-        bind: impl Fn(&T, &mut SqliteArguments) -> Result<(), sqlx::error::BoxDynError>,
-    ) -> Result<(), StoreError> {
+        bind: impl Fn(&T, &mut SqliteArguments) -> Result<(), BoxDynError>,
+    ) -> Result<u64, StoreError> {
+        let mut inserted = 0;
         for (rows, statement) in ROWS.iter().zip(statements) {
             while let Some((now, later)) = items.split_at_checked(*rows) {
                 let mut arguments = SqliteArguments::default();
                 for item in now {
                     bind(item, &mut arguments).map_err(sqlx::Error::Encode)?;
                 }
-                self.execute_prepared(statement, arguments).await?;
+                inserted += self.execute_prepared(statement, arguments).await?;
                 items = later;
             }
         }
-        Ok(())
+        Ok(inserted)
     }
 
-    /// Removes all calls and logs of a function.
-    pub(super) async fn remove_records(&mut self, fn_id: &str) -> Result<(), StoreError> {
-        let of_function = Expr::col("fn_id").eq(fn_id);
-        let ids = Query::select().column("id").from("calls").and_where(of_function.clone()).to_owned();
-        let logs = Expr::col("call_id").in_subquery(ids);
-        self.execute(Query::delete().from_table("logs").and_where(logs)).await?;
-        self.execute(Query::delete().from_table("calls").and_where(of_function)).await?;
-        Ok(())
+    /// How much is kept. Reads all rows.
+    async fn kept(&mut self) -> Result<Kept, StoreError> {
+        let calls = Query::select().expr(Func::count(Expr::val(1))).from("calls").to_owned();
+        let calls: Option<(i64,)> = self.first(&calls).await?;
+        Ok(Kept {
+            calls: calls.map_or(0, |(count,)| count.unsigned_abs()),
+            log_bytes: self.log_bytes(Condition::all()).await?,
+        })
     }
 
-    /// How many rows a table has.
-    async fn count(&mut self, table: &'static str) -> Result<u64, StoreError> {
-        let query = Query::select().expr(Func::count(Expr::val(1))).from(table).to_owned();
-        Ok(self.first::<(i64,)>(&query).await?.map_or(0, |(count,)| count.unsigned_abs()))
-    }
-
-    async fn log_bytes(&mut self) -> Result<u64, StoreError> {
-        let query = Query::select().expr(Func::sum(Expr::col("bytes"))).from("logs").to_owned();
+    /// Bytes of the logs that `which` selects.
+    async fn log_bytes(&mut self, which: Condition) -> Result<u64, StoreError> {
+        let query =
+            Query::select().expr(Func::sum(Expr::col("bytes"))).from("logs").cond_where(which).to_owned();
         let sum: Option<(Option<i64>,)> = self.first(&query).await?;
         Ok(sum.and_then(|(bytes,)| bytes).map_or(0, i64::unsigned_abs))
+    }
+
+    /// Removes the calls that `calls` selects and the logs that `logs` selects; how much that was.
+    async fn remove_records(&mut self, calls: Condition, logs: Condition) -> Result<Kept, StoreError> {
+        let log_bytes = self.log_bytes(logs.clone()).await?;
+        if log_bytes > 0 {
+            self.execute(Query::delete().from_table("logs").cond_where(logs)).await?;
+        }
+        let calls = self.execute(Query::delete().from_table("calls").cond_where(calls)).await?;
+        Ok(Kept { calls, log_bytes })
+    }
+
+    /// Removes all calls and logs of a function; how much that was.
+    pub(super) async fn remove_records_of(&mut self, fn_id: &str) -> Result<Kept, StoreError> {
+        let of_function = Condition::all().add(Expr::col("fn_id").eq(fn_id));
+        let ids = Query::select().column("id").from("calls").cond_where(of_function.clone()).to_owned();
+        self.remove_records(of_function, Condition::all().add(Expr::col("call_id").in_subquery(ids))).await
+    }
+
+    /// Removes the `count` oldest calls, and the logs that are older than all that are left.
+    async fn remove_oldest_calls(&mut self, count: u64) -> Result<Kept, StoreError> {
+        let query = Query::select()
+            .column("id")
+            .from("calls")
+            .order_by("id", Order::Asc)
+            .limit(1)
+            .offset(count.saturating_sub(1))
+            .to_owned();
+        let Some((last,)) = self.first::<(String,)>(&query).await? else { return Ok(Kept::default()) };
+        self.remove_records(until("id", &last), until("call_id", &last)).await
+    }
+
+    /// Removes the logs of the oldest calls, `bytes` at least; how much that was.
+    async fn remove_oldest_logs(&mut self, bytes: u64) -> Result<Kept, StoreError> {
+        let (mut last, mut passed) = (String::new(), 0);
+        while passed < bytes {
+            let query = Query::select()
+                .column("call_id")
+                .expr(Func::sum(Expr::col("bytes")))
+                .from("logs")
+                .and_where(Expr::col("call_id").gt(last.as_str()))
+                .group_by_col("call_id")
+                .order_by("call_id", Order::Asc)
+                .limit(TRIM_CALLS)
+                .to_owned();
+            let oldest: Vec<(String, i64)> = self.all(&query).await?;
+            if oldest.is_empty() {
+                break;
+            }
+            for (call_id, bytes_of_call) in oldest {
+                if passed < bytes {
+                    passed += bytes_of_call.unsigned_abs();
+                    last = call_id;
+                }
+            }
+        }
+        self.remove_records(Condition::all().add(Expr::val(1).eq(0)), until("call_id", &last)).await
     }
 
     /// Refuses a function that is not there.
     async fn check_function(&mut self, fn_id: &str) -> Result<(), StoreError> {
         self.get::<FunctionResource>(fn_id).await.map(drop)
     }
+
+    async fn find_call(&mut self, fn_id: &str, call_id: &str) -> Result<Option<CallRow>, StoreError> {
+        let query = select_calls()
+            .and_where(Expr::col("fn_id").eq(fn_id))
+            .and_where(Expr::col("id").eq(call_id))
+            .to_owned();
+        self.first(&query).await
+    }
 }
 
-fn bind_call(call: &CallRecord, arguments: &mut SqliteArguments) -> Result<(), sqlx::error::BoxDynError> {
+/// Rows up to `last`, the oldest ones.
+fn until(column: &'static str, last: &str) -> Condition {
+    Condition::all().add(Expr::col(column).lte(last))
+}
+
+fn bind_call(call: &CallRecord, arguments: &mut SqliteArguments) -> Result<(), BoxDynError> {
     arguments.add(call.id.as_str())?;
     arguments.add(call.function_id.as_str())?;
     arguments.add(call.app_id.as_str())?;
-    arguments.add(call.trigger_id.as_ref().map(|id| id.as_str()))?;
+    arguments.add(call.trigger_id.as_ref().map(TriggerId::as_str))?;
     arguments.add(call.status.as_str())?;
     arguments.add(call.error.as_deref())?;
     arguments.add(call.created_at.as_millisecond())?;
@@ -114,14 +184,39 @@ fn bind_call(call: &CallRecord, arguments: &mut SqliteArguments) -> Result<(), s
     arguments.add(call.cold)
 }
 
-fn bind_log(
-    (part, chunk): &(i64, &LogChunk),
-    arguments: &mut SqliteArguments,
-) -> Result<(), sqlx::error::BoxDynError> {
+fn bind_log((part, chunk): &(i64, &LogChunk), arguments: &mut SqliteArguments) -> Result<(), BoxDynError> {
     arguments.add(chunk.call_id.as_str())?;
     arguments.add(*part)?;
     arguments.add(chunk.text.len() as i64)?;
     arguments.add(chunk.text.as_str())
+}
+
+/// How much is kept, counted once and then kept up to date: counting reads every row.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    calls: AtomicU64,
+    log_bytes: AtomicU64,
+}
+
+impl Counters {
+    fn add(&self, more: Kept) -> Kept {
+        Kept {
+            calls: self.calls.fetch_add(more.calls, Ordering::Relaxed) + more.calls,
+            log_bytes: self.log_bytes.fetch_add(more.log_bytes, Ordering::Relaxed) + more.log_bytes,
+        }
+    }
+
+    fn subtract(&self, less: Kept) {
+        let lower = |counter: &AtomicU64, by: u64| {
+            // Never below nothing, though another process may have removed rows as well.
+            let update = |count: u64| Some(count.saturating_sub(by));
+            counter
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, update)
+                .expect("the update never declines");
+        };
+        lower(&self.calls, less.calls);
+        lower(&self.log_bytes, less.log_bytes);
+    }
 }
 
 impl SqlStore {
@@ -136,10 +231,28 @@ impl SqlStore {
             .expect("the update never declines");
         begin(last)..begin(last) + count
     }
+
+    /// The counters, which are counted at first use.
+    async fn counters(&self) -> Result<&Counters, StoreError> {
+        self.counters
+            .get_or_try_init(|| async {
+                let counters = Counters::default();
+                counters.add(self.db.read().await?.kept().await?);
+                Ok(counters)
+            })
+            .await
+    }
+
+    /// Takes note of what was removed with a function.
+    pub(super) fn removed(&self, kept: Kept) {
+        if let Some(counters) = self.counters.get() {
+            counters.subtract(kept);
+        }
+    }
 }
 
 impl RecordStore for SqlStore {
-    fn append<'a>(&'a self, batch: &'a [Record]) -> StoreFuture<'a, ()> {
+    fn append<'a>(&'a self, batch: &'a [Record]) -> StoreFuture<'a, Kept> {
         Box::pin(async move {
             let mut calls: Vec<&CallRecord> = Vec::with_capacity(batch.len());
             let mut chunks: Vec<&LogChunk> = Vec::new();
@@ -149,27 +262,34 @@ impl RecordStore for SqlStore {
                     Record::Log(chunk) => chunks.push(chunk),
                 }
             }
+            let log_bytes = chunks.iter().map(|chunk| chunk.text.len() as u64).sum();
             let logs: Vec<(i64, &LogChunk)> = self.log_parts(chunks.len()).zip(chunks).collect();
+            let counters = self.counters().await?;
             let mut session = self.db.write(Durability::Relaxed).await?;
-            session.insert_rows(&INSERT_CALLS, &calls, |call, to| bind_call(call, to)).await?;
+            let calls = session.insert_rows(&INSERT_CALLS, &calls, |call, to| bind_call(call, to)).await?;
             session.insert_rows(&INSERT_LOGS, &logs, bind_log).await?;
-            session.commit().await
+            session.commit().await?;
+            Ok(counters.add(Kept { calls, log_bytes }))
         })
     }
 
-    fn kept(&self) -> StoreFuture<'_, Kept> {
+    fn trim(&self, retention: Retention) -> StoreFuture<'_, Kept> {
         Box::pin(async move {
-            let mut session = self.db.read().await?;
-            Ok(Kept { calls: session.count("calls").await?, log_bytes: session.log_bytes().await? })
-        })
-    }
-
-    fn trim(&self, retention: Retention) -> StoreFuture<'_, ()> {
-        Box::pin(async move {
+            let counters = self.counters().await?;
             let mut session = self.db.write(Durability::Relaxed).await?;
-            session.trim_calls(retention.calls_max).await?;
-            session.trim_logs(retention.log_bytes_max).await?;
-            session.commit().await
+            let kept = counters.add(Kept::default());
+            let mut removed = Kept::default();
+            if kept.calls > retention.calls_max {
+                removed = session.remove_oldest_calls(kept.calls - retention.calls_max).await?;
+            }
+            let log_bytes = kept.log_bytes.saturating_sub(removed.log_bytes);
+            if log_bytes > retention.log_bytes_max {
+                let more = session.remove_oldest_logs(log_bytes - retention.log_bytes_max).await?;
+                removed.log_bytes += more.log_bytes;
+            }
+            session.commit().await?;
+            counters.subtract(removed);
+            Ok(counters.add(Kept::default()))
         })
     }
 
@@ -216,64 +336,6 @@ impl RecordStore for SqlStore {
             let pieces: Vec<(String,)> = session.all(&query).await?;
             Ok(pieces.into_iter().map(|(text,)| text).collect())
         })
-    }
-}
-
-impl Session {
-    /// Removes the oldest calls until `calls_max` are left, and logs that are older than all of these.
-    async fn trim_calls(&mut self, calls_max: u64) -> Result<(), StoreError> {
-        let query = Query::select()
-            .column("id")
-            .from("calls")
-            .order_by("id", Order::Desc)
-            .limit(1)
-            .offset(calls_max)
-            .to_owned();
-        let Some((newest_removed,)) = self.first::<(String,)>(&query).await? else { return Ok(()) };
-        let calls = Expr::col("id").lte(newest_removed.as_str());
-        self.execute(Query::delete().from_table("calls").and_where(calls)).await?;
-        self.remove_logs_until(&newest_removed).await
-    }
-
-    /// Removes the logs of the oldest calls until `bytes_max` are left.
-    async fn trim_logs(&mut self, bytes_max: u64) -> Result<(), StoreError> {
-        let mut bytes = self.log_bytes().await?;
-        let mut last_removed = String::new();
-        while bytes > bytes_max {
-            let query = Query::select()
-                .columns(["call_id", "bytes"])
-                .from("logs")
-                .and_where(Expr::col("call_id").gt(last_removed.as_str()))
-                .order_by("call_id", Order::Asc)
-                .limit(TRIM_ROWS)
-                .to_owned();
-            let rows: Vec<(String, i64)> = self.all(&query).await?;
-            let Some((newest, _)) = rows.last() else { break };
-            for (call_id, piece) in &rows {
-                // All pieces of a call go together; those beyond this page were only not counted.
-                if bytes <= bytes_max && *call_id != last_removed {
-                    break;
-                }
-                bytes = bytes.saturating_sub(piece.unsigned_abs());
-                last_removed.clone_from(call_id);
-            }
-            tracing::debug!(until = %newest, "old logs removed");
-            self.remove_logs_until(&last_removed).await?;
-        }
-        Ok(())
-    }
-
-    async fn remove_logs_until(&mut self, call_id: &str) -> Result<(), StoreError> {
-        let old = Expr::col("call_id").lte(call_id);
-        self.execute(Query::delete().from_table("logs").and_where(old)).await.map(drop)
-    }
-
-    async fn find_call(&mut self, fn_id: &str, call_id: &str) -> Result<Option<CallRow>, StoreError> {
-        let query = select_calls()
-            .and_where(Expr::col("fn_id").eq(fn_id))
-            .and_where(Expr::col("id").eq(call_id))
-            .to_owned();
-        self.first(&query).await
     }
 }
 

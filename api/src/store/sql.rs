@@ -9,9 +9,12 @@ use kiln_shared::model::{
 };
 use sea_query::{Expr, ExprTrait, SelectStatement};
 
+use tokio::sync::OnceCell;
+
 use super::db::{Db, Durability, Session};
+use super::records::Counters;
 use super::resource::{Resource, documents, paginate};
-use super::{CatalogStore, Changes, Committed, Page, Snapshot, StoreError, StoreFuture};
+use super::{CatalogStore, Changes, Committed, Kept, Page, Snapshot, StoreError, StoreFuture};
 
 /// A [`CatalogStore`] on SQL.
 #[derive(Debug)]
@@ -19,11 +22,13 @@ pub(crate) struct SqlStore {
     pub(super) db: Db,
     /// Number of the last piece of a log.
     pub(super) log_part: AtomicI64,
+    /// How much is kept of ended calls.
+    pub(super) counters: OnceCell<Counters>,
 }
 
 impl SqlStore {
     pub(super) fn new(db: Db) -> Self {
-        Self { db, log_part: AtomicI64::new(0) }
+        Self { db, log_part: AtomicI64::new(0), counters: OnceCell::new() }
     }
 
     async fn list<R: Resource>(&self, query: SelectStatement, page: &Page) -> Result<Vec<R>, StoreError> {
@@ -76,11 +81,12 @@ async fn remove_triggers(session: &mut Session, column: &'static str, value: &st
     Ok(())
 }
 
-async fn remove_function(session: &mut Session, id: &str) -> Result<u64, StoreError> {
+/// Removes a function and all that belongs to it; the revision, and what was kept of its calls.
+async fn remove_function(session: &mut Session, id: &str) -> Result<(u64, Kept), StoreError> {
     remove_triggers(session, "fn_id", id).await?;
     session.remove::<FunctionResource>("id", id).await?;
-    session.remove_records(id).await?;
-    session.announce::<FunctionResource>(id).await
+    let records = session.remove_records_of(id).await?;
+    Ok((session.announce::<FunctionResource>(id).await?, records))
 }
 
 /// Refuses a trigger whose source or name is taken by another, the source first as Fn does.
@@ -135,12 +141,16 @@ impl CatalogStore for SqlStore {
             let mut session = self.db.write(Durability::Full).await?;
             session.get::<App>(id).await?;
             let of_app = documents::<FunctionResource>().and_where(Expr::col("app_id").eq(id)).to_owned();
+            let mut removed = Kept::default();
             for function in session.resources::<FunctionResource>(&of_app).await? {
-                remove_function(&mut session, function.id.as_str()).await?;
+                let (_, records) = remove_function(&mut session, function.id.as_str()).await?;
+                removed.calls += records.calls;
+                removed.log_bytes += records.log_bytes;
             }
             session.remove::<App>("id", id).await?;
             let revision = session.announce::<App>(id).await?;
             session.commit().await?;
+            self.removed(removed);
             Ok(Committed { value: (), revision: Some(revision) })
         })
     }
@@ -185,8 +195,9 @@ impl CatalogStore for SqlStore {
         Box::pin(async move {
             let mut session = self.db.write(Durability::Full).await?;
             session.get::<FunctionResource>(id).await?;
-            let revision = remove_function(&mut session, id).await?;
+            let (revision, records) = remove_function(&mut session, id).await?;
             session.commit().await?;
+            self.removed(records);
             Ok(Committed { value: (), revision: Some(revision) })
         })
     }

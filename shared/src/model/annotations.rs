@@ -23,6 +23,7 @@ const VALUE_BYTES_MAX: usize = 512;
 /// Annotations by key. Values are any JSON, with the order of their own keys kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Annotations(BTreeMap<String, Value>);
 
 impl Annotations {

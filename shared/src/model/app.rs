@@ -9,6 +9,7 @@ use crate::ids::AppId;
 
 /// Which processors an app's functions are built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Shape {
     /// x86-64.
     #[serde(rename = "GENERIC_X86")]
@@ -39,8 +40,10 @@ impl Shape {
 
 /// An app, as stored and as the API shows it (`spec/api-v2.md`, part 2.1).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct App {
     /// Names the app for good.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub id: AppId,
     /// Unique among apps, never changes.
     pub name: String,
@@ -58,15 +61,18 @@ pub struct App {
     pub shape: Option<Shape>,
     /// When it was made.
     #[serde(with = "wire::timestamp")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
     /// When something in it last changed.
     #[serde(with = "wire::timestamp")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub updated_at: Timestamp,
 }
 
 /// What a client sends to create or update an app. Empty fields count as not given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AppInput {
     /// Only in updates, where it must be the id in the path.
     #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
@@ -88,9 +94,11 @@ pub struct AppInput {
     pub shape: String,
     /// Checked to be a time and otherwise ignored.
     #[serde(deserialize_with = "wire::given_time", skip_serializing)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
     /// Checked to be a time and otherwise ignored.
     #[serde(deserialize_with = "wire::given_time", skip_serializing)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub updated_at: Option<Timestamp>,
 }
 

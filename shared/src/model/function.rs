@@ -20,17 +20,21 @@ const IDLE_TIMEOUT_SECONDS_MAX: i32 = 3600;
 /// A function, as stored and as the API shows it ("fn" there; `spec/api-v2.md`, part 2.2). What a node runs
 /// is a [`FunctionSpec`], made by [`resolve`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Fn))]
 pub struct FunctionResource {
     /// Names the function for good.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub id: FunctionId,
     /// Unique within its app, never changes.
     pub name: String,
     /// The app it belongs to.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub app_id: AppId,
     /// Image reference, as deployed.
     pub image: String,
     /// How calls are framed. Shown only where it is not today's `http-stream`.
     #[serde(default, skip_serializing_if = "is_http_stream")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub format: Format,
     /// Memory limit of one container in MiB, 1 to 8192.
     #[serde(rename = "memory")]
@@ -52,9 +56,11 @@ pub struct FunctionResource {
     pub shape: Option<Shape>,
     /// When it was made.
     #[serde(with = "wire::timestamp")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
     /// When something in it last changed.
     #[serde(with = "wire::timestamp")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub updated_at: Timestamp,
 }
 
@@ -66,6 +72,7 @@ fn is_http_stream(format: &Format) -> bool {
 /// What a client sends to create or update a function. Empty fields count as not given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = FnInput))]
 pub struct FunctionInput {
     /// Only in updates, where it must be the id in the path.
     #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
@@ -103,9 +110,11 @@ pub struct FunctionInput {
     pub annotations: Annotations,
     /// Checked to be a time and otherwise ignored.
     #[serde(deserialize_with = "wire::given_time", skip_serializing)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
     /// Checked to be a time and otherwise ignored.
     #[serde(deserialize_with = "wire::given_time", skip_serializing)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub updated_at: Option<Timestamp>,
 }
 

@@ -5,6 +5,7 @@
 
 mod annotations;
 mod app;
+mod call;
 mod error;
 mod function;
 mod trigger;
@@ -12,6 +13,7 @@ mod wire;
 
 pub use annotations::{Annotations, HTTP_ENDPOINT, IMAGE_DIGEST, INVOKE_ENDPOINT};
 pub use app::{App, AppInput, Shape};
+pub use call::Call;
 pub use error::ApiError;
 pub use function::{FunctionInput, FunctionResource, resolve};
 pub use trigger::{Trigger, TriggerInput, TriggerType};

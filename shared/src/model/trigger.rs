@@ -10,6 +10,7 @@ use crate::ids::{AppId, FunctionId, TriggerId};
 /// What makes a trigger fire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum TriggerType {
     /// A request to `/t/{app}{source}`.
     Http,
@@ -31,14 +32,18 @@ impl TriggerType {
 
 /// A trigger, as stored and as the API shows it (`spec/api-v2.md`, part 2.3).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Trigger {
     /// Names the trigger for good.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub id: TriggerId,
     /// Unique within its function.
     pub name: String,
     /// The app it belongs to.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub app_id: AppId,
     /// The function it leads to, of the same app.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub fn_id: FunctionId,
     /// What makes it fire.
     #[serde(rename = "type")]
@@ -50,15 +55,18 @@ pub struct Trigger {
     pub annotations: Annotations,
     /// When it was made.
     #[serde(with = "wire::timestamp")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
     /// When something in it last changed.
     #[serde(with = "wire::timestamp")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub updated_at: Timestamp,
 }
 
 /// What a client sends to create or update a trigger. Empty fields count as not given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TriggerInput {
     /// Only in updates, where it must be the id in the path.
     #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
@@ -87,9 +95,11 @@ pub struct TriggerInput {
     pub annotations: Annotations,
     /// Must not be given to create, ignored in updates.
     #[serde(deserialize_with = "wire::given_time", skip_serializing)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
     /// Must not be given to create, ignored in updates.
     #[serde(deserialize_with = "wire::given_time", skip_serializing)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub updated_at: Option<Timestamp>,
 }
 

@@ -36,6 +36,28 @@ pub(super) mod timestamp {
     }
 }
 
+/// As [`timestamp`], for a time that may be absent.
+pub(super) mod optional_timestamp {
+    use super::{Deserialize, Deserializer, Serializer, Timestamp, timestamp};
+
+    #[expect(clippy::ref_option, reason = "serde passes a reference")]
+    pub(in crate::model) fn serialize<S: Serializer>(
+        time: &Option<Timestamp>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => timestamp::serialize(time, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(in crate::model) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        Option::deserialize(from)
+    }
+}
+
 /// A time that a client sent: absent, `null`, empty and Go's zero time are all "none".
 pub(super) fn given_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
     let Some(text) = Option::<String>::deserialize(from)?.filter(|text| !text.is_empty()) else {

@@ -1,0 +1,197 @@
+//! From the agents' records to rows: batches, bounds, and an end that loses nothing.
+//!
+//! Owns the receiving end of [`kiln_shared::record::RecordSink`]. Works beside the calls: it wakes a few
+//! times a second, not once per record, and when the store cannot keep up the sink drops.
+
+use std::collections::HashMap;
+use std::mem;
+use std::time::Duration;
+
+use kiln_shared::ids::CallId;
+use kiln_shared::record::{LogChunk, Record};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::Catalog;
+use crate::store::{Kept, Retention};
+
+/// Records in one transaction at most.
+const BATCH_MAX: usize = 500;
+/// A record is stored this long after the first of its batch at the latest.
+const BATCH_WAIT: Duration = Duration::from_millis(50);
+/// How often to look whether a batch is full meanwhile.
+const BATCH_LOOK: Duration = Duration::from_millis(10);
+/// How often a batch is tried that the store did not take.
+const TRIES_MAX: u32 = 4;
+/// Pause after a failed try; doubles with each.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// Stores what arrives, within bounds.
+#[derive(Debug)]
+pub struct RecordWriter {
+    catalog: Catalog,
+    retention: Retention,
+    budget: LogBudget,
+}
+
+impl RecordWriter {
+    /// A writer to the catalog's database. Only one should run.
+    pub fn new(catalog: Catalog, retention: Retention) -> Self {
+        Self { catalog, retention, budget: LogBudget::new(retention.call_log_bytes_max) }
+    }
+
+    /// Stores records until all sinks are gone, or until `stop`, when what was sent so far is still stored.
+    pub async fn run(mut self, mut records: mpsc::Receiver<Record>, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            tokio::select! {
+                // Cancel-safe: nothing is taken from the channel unless it completes.
+                count = records.recv_many(&mut batch, BATCH_MAX) => if count == 0 { return },
+                () = stop.cancelled(), if !records.is_closed() => {
+                    records.close();
+                    continue;
+                }
+            }
+            collect(&mut records, batch.len(), &stop).await;
+            while batch.len() < BATCH_MAX {
+                let Ok(record) = records.try_recv() else { break };
+                batch.push(record);
+            }
+            self.store(&mut batch).await;
+        }
+    }
+
+    /// Stores and empties a batch, or drops and counts it after some tries.
+    async fn store(&mut self, batch: &mut Vec<Record>) {
+        batch.retain_mut(|record| match record {
+            Record::Call(_) => true,
+            Record::Log(chunk) => self.budget.admit(chunk),
+        });
+        let mut pause = RETRY_PAUSE;
+        for attempt in 1..=TRIES_MAX {
+            match self.append(batch).await {
+                Ok(()) => break,
+                Err(error) if attempt == TRIES_MAX => {
+                    metrics::counter!("kiln_records_dropped_total").increment(batch.len() as u64);
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        records = batch.len(),
+                        "call records and logs dropped: the store does not take them"
+                    );
+                }
+                Err(_) => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+            }
+        }
+        batch.clear();
+    }
+
+    async fn append(&self, batch: &[Record]) -> Result<(), crate::StoreError> {
+        let store = self.catalog.store();
+        let kept = store.append(batch).await?;
+        if exceeds(kept, self.retention)
+            && let Err(error) = store.trim(self.retention).await
+        {
+            // The batch is stored; the next one tries again.
+            tracing::warn!(error = &error as &dyn std::error::Error, "old call records could not be removed");
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a batch is there or its time is over, with `taken` records at hand. The channel holds what
+/// arrives, so that senders need not wake this task for each record.
+async fn collect(records: &mut mpsc::Receiver<Record>, taken: usize, stop: &CancellationToken) {
+    for _ in 0..BATCH_WAIT.as_millis() / BATCH_LOOK.as_millis() {
+        if taken + records.len() >= BATCH_MAX || records.is_closed() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BATCH_LOOK) => {}
+            () = stop.cancelled() => records.close(),
+        }
+    }
+}
+
+/// True a tenth above the bounds, so that removing is rare and each time worth it.
+fn exceeds(kept: Kept, retention: Retention) -> bool {
+    let over = |count: u64, max: u64| count > max + max / 10;
+    over(kept.calls, retention.calls_max) || over(kept.log_bytes, retention.log_bytes_max)
+}
+
+/// How much of each call's log was let through. Agents bound logs already; this holds if one does not.
+///
+/// Remembers the calls of late, at least the last [`LogBudget::CALLS`] that wrote.
+#[derive(Debug)]
+struct LogBudget {
+    call_bytes_max: usize,
+    recent: HashMap<CallId, usize>,
+    older: HashMap<CallId, usize>,
+}
+
+impl LogBudget {
+    const CALLS: usize = 4096;
+
+    fn new(call_bytes_max: usize) -> Self {
+        Self { call_bytes_max, recent: HashMap::new(), older: HashMap::new() }
+    }
+
+    /// Cuts the piece to what its call may still write; false if that is nothing.
+    fn admit(&mut self, chunk: &mut LogChunk) -> bool {
+        let passed = match self.recent.get(&chunk.call_id) {
+            Some(bytes) => *bytes,
+            None => self.older.remove(&chunk.call_id).unwrap_or(0),
+        };
+        let end = chunk.text.floor_char_boundary(self.call_bytes_max.saturating_sub(passed));
+        chunk.text.truncate(end);
+        if self.recent.len() >= Self::CALLS && !self.recent.contains_key(&chunk.call_id) {
+            self.older = mem::take(&mut self.recent);
+        }
+        self.recent.insert(chunk.call_id, passed + chunk.text.len());
+        !chunk.text.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_shared::ids::{AppId, FunctionId};
+
+    use super::*;
+
+    fn chunk(call_id: CallId, text: &str) -> LogChunk {
+        LogChunk {
+            call_id,
+            app_id: AppId::generate(),
+            function_id: FunctionId::generate(),
+            text: text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_log_is_cut_at_its_bound_between_characters() {
+        let mut budget = LogBudget::new(6);
+        let call = CallId::generate();
+        let mut pieces = ["abcd", "éé", "x"].map(|text| chunk(call, text));
+        let admitted: Vec<bool> = pieces.iter_mut().map(|piece| budget.admit(piece)).collect();
+        assert_eq!(admitted, [true, true, false]);
+        assert_eq!(pieces.map(|piece| piece.text), ["abcd", "é", ""]);
+        assert!(budget.admit(&mut chunk(CallId::generate(), "other")));
+    }
+
+    #[test]
+    fn the_budget_remembers_a_bounded_number_of_calls() {
+        let mut budget = LogBudget::new(4);
+        let first = CallId::generate();
+        assert!(budget.admit(&mut chunk(first, "abcd")));
+        for _ in 0..LogBudget::CALLS - 1 {
+            assert!(budget.admit(&mut chunk(CallId::generate(), "x")));
+        }
+        assert!(!budget.admit(&mut chunk(first, "more")));
+        for _ in 0..3 * LogBudget::CALLS {
+            assert!(budget.admit(&mut chunk(CallId::generate(), "x")));
+        }
+        assert!(budget.recent.len() + budget.older.len() <= 2 * LogBudget::CALLS);
+    }
+}
