@@ -1,6 +1,9 @@
 //! The node agent: owns the slots and the container lifecycle of one host.
 
+mod call;
 pub mod container;
 pub mod image;
 mod logs;
 pub mod slots;
+
+pub use call::{Agent, AgentConfig};

@@ -24,7 +24,7 @@ struct State {
 
 /// Collects one container's output. Cheap to clone; a call begins with one short lock.
 #[derive(Clone)]
-pub struct CallLog {
+pub(crate) struct CallLog {
     app: AppId,
     function: FunctionId,
     limits: Limits,
@@ -40,20 +40,20 @@ impl std::fmt::Debug for CallLog {
 
 impl CallLog {
     /// A log for a container of `function`.
-    pub fn new(app: AppId, function: FunctionId, limits: Limits, sink: RecordSink) -> Self {
+    pub(crate) fn new(app: AppId, function: FunctionId, limits: Limits, sink: RecordSink) -> Self {
         let state = Arc::new(Mutex::new(State { current: None, pending: Vec::new() }));
         Self { app, function, limits, sink, state }
     }
 
     /// From now on output belongs to `call`.
-    pub fn begin(&self, call: CallId) {
+    pub(crate) fn begin(&self, call: CallId) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.hand_over(&mut state);
         state.current = Some(Current { call, budget: LogBudget::new(&self.limits) });
     }
 
     /// Takes output. Returns true if some of it is held back and [`Self::flush`] shall follow soon.
-    pub fn write(&self, output: &[u8]) -> bool {
+    pub(crate) fn write(&self, output: &[u8]) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { current, pending } = &mut *state;
         let Some(current) = current else {
@@ -72,7 +72,7 @@ impl CallLog {
     }
 
     /// Hands what is held back to the store.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         self.hand_over(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 

@@ -226,11 +226,6 @@ impl Lease {
         std::mem::take(&mut slot.unused)
     }
 
-    /// When the call began.
-    pub(crate) fn since(&self) -> Instant {
-        self.since
-    }
-
     /// The container in use.
     pub(crate) fn slot_mut(&mut self) -> &mut Slot {
         self.slot.as_mut().expect("a lease has its slot until it ends")

@@ -1,0 +1,167 @@
+//! One call on this node: gets a slot, talks to the container, keeps time, and leaves a record.
+
+mod http_stream;
+mod record;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kiln_shared::body::Body;
+use kiln_shared::call::{CallError, CallFuture, CallHop, CallMode, CallRequest, CallResponse, Failure, Refusal, Stages};
+use kiln_shared::contract::Limits;
+use kiln_shared::function::Format;
+use kiln_shared::http1::HeaderBlock;
+use kiln_shared::ids::NodeId;
+use kiln_shared::record::RecordSink;
+use kiln_shared::report::NodeReport;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::record::Journal;
+use crate::container::Driver;
+use crate::slots::{Slots, SlotsConfig};
+
+/// What an agent needs to know.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// This node.
+    pub node: NodeId,
+    /// How its room is shared out.
+    pub slots: SlotsConfig,
+    /// Bounds of a call.
+    pub limits: Limits,
+    /// Largest body of a detached call in bytes; it is held in memory until the call runs.
+    pub detached_body_bytes_max: u64,
+}
+
+/// The node's agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Agent {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Agent").field("slots", &self.shared.slots).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    slots: Slots,
+    limits: Limits,
+    detached_body_bytes_max: u64,
+    sink: RecordSink,
+    report: watch::Receiver<Arc<NodeReport>>,
+    tasks: TaskTracker,
+    calls: TaskTracker,
+    draining: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Agent {
+    /// Starts an agent on the current runtime. Its driver has removed what an earlier life left behind.
+    pub fn start(config: AgentConfig, driver: Arc<dyn Driver>, sink: RecordSink) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (slots, report) = Slots::start(
+            config.node,
+            driver,
+            config.slots,
+            config.limits,
+            sink.clone(),
+            &tasks,
+            stop.clone(),
+        );
+        let shared = Shared {
+            slots,
+            limits: config.limits,
+            detached_body_bytes_max: config.detached_body_bytes_max,
+            sink,
+            report,
+            tasks,
+            calls: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            stop,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// This node's state, as it changes.
+    pub fn reports(&self) -> watch::Receiver<Arc<NodeReport>> {
+        self.shared.report.clone()
+    }
+
+    /// Takes no more calls, lets those that run end, and removes every container. The caller bounds the wait:
+    /// dropping the future and calling [`Self::close`] cuts what is left.
+    pub async fn drain(&self) {
+        self.shared.draining.cancel();
+        self.shared.calls.close();
+        self.shared.calls.wait().await;
+    }
+
+    /// Removes every container, whether or not a call runs in it.
+    pub async fn close(&self) {
+        self.shared.draining.cancel();
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    async fn run(&self, mut request: CallRequest) -> Result<CallResponse, CallError> {
+        let running = self.shared.calls.token();
+        if self.shared.draining.is_cancelled() {
+            return Err(CallError::Refused { reason: Refusal::Draining, request: Box::new(request) });
+        }
+        let journal = Journal::open(&request, self.shared.sink.clone());
+        let spec = &request.function.spec;
+        if spec.format != Format::HttpStream {
+            let message = format!("format {} is not available on this node", spec.format);
+            return Err(journal.failed(Failure::new(kiln_shared::call::FailureKind::BadRequest, 501, message)).into());
+        }
+        if request.mode == CallMode::Detached {
+            let body = std::mem::take(&mut request.body);
+            match body.collect(self.shared.detached_body_bytes_max).await {
+                Ok(body) => request.body = Body::from(body),
+                Err(error) => return Err(journal.failed(body_failure(&error)).into()),
+            }
+        }
+        let asked = Instant::now();
+        let lease = match self.shared.slots.acquire(&request.function).await {
+            Ok(lease) => lease,
+            Err(failure) => return Err(journal.failed(failure).into()),
+        };
+        let waited = asked.elapsed();
+        if request.mode == CallMode::Detached {
+            let (agent, id) = (self.clone(), request.id);
+            self.shared.calls.spawn(async move {
+                let limits = agent.shared.limits;
+                match http_stream::run(request, lease, journal, limits, waited, running).await {
+                    // Nobody reads the answer, but the function may still be writing it.
+                    Ok(mut response) => while let Some(Ok(_)) = response.body.next_chunk().await {},
+                    Err(failure) => tracing::info!(call = %id, error = %failure, "a detached call failed"),
+                }
+            });
+            return Ok(CallResponse {
+                status: 202,
+                headers: HeaderBlock::new(),
+                body: Body::Empty,
+                stages: Stages { cold: false, wait: waited },
+            });
+        }
+        Ok(http_stream::run(request, lease, journal, self.shared.limits, waited, running).await?)
+    }
+}
+
+impl CallHop for Agent {
+    fn call(&self, request: CallRequest) -> CallFuture<'_> {
+        Box::pin(self.run(request))
+    }
+}
+
+/// The failure of a call whose request body could not be read.
+fn body_failure(error: &kiln_shared::body::BodyError) -> Failure {
+    match error {
+        kiln_shared::body::BodyError::TooLarge { .. } => Failure::request_too_large(),
+        other => Failure::cancelled().with_detail(other.to_string()),
+    }
+}
