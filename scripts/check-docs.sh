@@ -28,7 +28,7 @@ for document in "${documents[@]}"; do
     # Paths in back-ticks that begin with a folder of the repository.
     # shellcheck disable=SC2016 # the back-ticks are the document's
     while read -r path; do
-        compgen -G "$path" >/dev/null || mistake "$document: path $path, which does not exist"
+        [[ $path == *NNNN* ]] || compgen -G "$path" >/dev/null || mistake "$document: path $path, which does not exist"
     done < <(grep -oE '`(agent|api|benches|cli|deploy|docs|examples|fdk|lb|loadtest|scripts|shared)/[A-Za-z0-9_./*-]*`' "$document" |
         tr -d '`' | sort -u)
 
