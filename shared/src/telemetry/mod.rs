@@ -1,1 +1,93 @@
-//! Logs and metrics set-up.
+//! Logs and metrics set-up, once per process.
+
+use std::fmt;
+use std::str::FromStr;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// How the process's own log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = UnknownLogFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownLogFormat> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(UnknownLogFormat(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(if *self == Self::Text { "text" } else { "json" })
+    }
+}
+
+/// A log format that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown log format {0:?}; use text or json")]
+pub struct UnknownLogFormat(String);
+
+/// Why telemetry could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The level or filter is none.
+    #[error("bad log level {level:?}; use error, warn, info, debug or trace, or a filter such as info,kiln_agent=debug")]
+    Level {
+        /// As given.
+        level: String,
+    },
+    /// A recorder or logger is installed already.
+    #[error("telemetry is set up twice in one process")]
+    Twice,
+    /// The recorder cannot be built.
+    #[error("the metrics recorder cannot be built")]
+    Metrics(#[from] BuildError),
+}
+
+/// Sends the process's log to standard error.
+///
+/// # Errors
+/// A bad level, or a second call in one process.
+pub fn start_logs(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
+    let filter =
+        EnvFilter::try_new(level).map_err(|_| TelemetryError::Level { level: level.to_owned() })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|_| TelemetryError::Twice)
+}
+
+/// Bounds of the duration histograms in seconds: 50 us to 5 minutes.
+const DURATION_BUCKETS_SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+/// Installs the metrics recorder. Its text is what `/metrics` answers.
+///
+/// # Errors
+/// A second call in one process.
+pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), DURATION_BUCKETS_SECONDS)?
+        .build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|_| TelemetryError::Twice)?;
+    Ok(handle)
+}
+
+pub use metrics_exporter_prometheus::PrometheusHandle as MetricsHandle;

@@ -1,0 +1,149 @@
+//! HTTP/2 without TLS (prior knowledge), by hyper.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body::Frame;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kiln_shared::body::{Body, BodyError};
+use kiln_shared::http1::HeaderBlock;
+use kiln_shared::http1::head::{BodyLength, RequestHead, is_hop_by_hop};
+use kiln_shared::http1::server::{Request, Response, Service};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::Edge;
+
+/// Most streams that one client may have open.
+const STREAMS_MAX: u32 = 256;
+
+/// Serves the rest of a connection whose first bytes were read already.
+pub(super) async fn serve(edge: Arc<Edge>, stream: TcpStream, read: BytesMut, stop: CancellationToken) {
+    let io = TokioIo::new(Rewound { read, stream });
+    let service = hyper::service::service_fn(move |request| {
+        let edge = Arc::clone(&edge);
+        async move { Ok::<_, Infallible>(answer(&edge, request).await) }
+    });
+    let mut connection = std::pin::pin!(
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .keep_alive_interval(std::time::Duration::from_secs(30))
+            .serve_connection(io, service)
+    );
+    // Both arms are polled again after a cancelled wait; the connection lives on.
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP/2 connection ended badly");
+    }
+}
+
+async fn answer(edge: &Edge, request: http::Request<Incoming>) -> http::Response<Body> {
+    let (parts, incoming) = request.into_parts();
+    let mut headers = HeaderBlock::new();
+    let mut host = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
+    for (name, value) in &parts.headers {
+        if name == http::header::HOST {
+            if host.is_empty() {
+                host = value.to_str().unwrap_or_default().to_owned();
+            }
+        } else if name != http::header::CONTENT_LENGTH
+            && name != http::header::EXPECT
+            && !is_hop_by_hop(name.as_str().as_bytes(), value.as_bytes())
+        {
+            headers.push_title_case(name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+    let length = http_body::Body::size_hint(&incoming).exact();
+    let body = if length == Some(0) {
+        Body::Empty
+    } else {
+        Body::Stream { stream: Box::pin(FromClient(incoming)), length }
+    };
+    let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+    let head = RequestHead {
+        method: parts.method,
+        target,
+        host,
+        http11: true,
+        headers,
+        length: length.map_or(BodyLength::Chunked, BodyLength::Fixed),
+        keep_alive: true,
+        expects_continue: false,
+    };
+    let Response { status, headers, body } = edge.handle(Request { head, body }).await;
+    let mut response = http::Response::builder().status(status);
+    for (name, value) in headers.iter() {
+        response = response.header(name, value);
+    }
+    response.body(body).unwrap_or_else(|_| {
+        let mut broken = http::Response::new(Body::Empty);
+        *broken.status_mut() = http::StatusCode::BAD_GATEWAY;
+        broken
+    })
+}
+
+/// A client's body with Kiln's error type.
+struct FromClient(Incoming);
+
+impl http_body::Body for FromClient {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.0)
+            .poll_frame(context)
+            .map_err(|error| BodyError::Interrupted(io::Error::other(error)))
+    }
+}
+
+/// A stream that gives back first what was read from it before.
+struct Rewound {
+    read: BytesMut,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let taken = self.read.len().min(buffer.remaining());
+        buffer.put_slice(&self.read[..taken]);
+        self.read.advance(taken);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

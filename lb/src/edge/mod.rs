@@ -1,0 +1,315 @@
+//! The edge: one request from its head to its answer.
+//!
+//! Owns the phases of a call: route, guard, place, forward. Everything that is no call goes to the API, off the
+//! hot path. No database and no lock is touched for a call.
+
+mod api;
+mod http2;
+mod listen;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use bytes::Bytes;
+use http::Method;
+use kiln_shared::body::Body;
+use kiln_shared::call::{CallError, CallHop, CallKind, CallMode, CallRequest, CallResponse, Failure};
+use kiln_shared::function::Function;
+use kiln_shared::http1::HeaderBlock;
+use kiln_shared::http1::head::{HeadError, RequestHead};
+use kiln_shared::http1::server::{ConnectionLimits, Request, Response, Service};
+use kiln_shared::ids::CallId;
+use kiln_shared::telemetry::MetricsHandle;
+
+use crate::fleet::{Attempts, Demand, FleetReader, Next, PlacementPolicy, RetryPolicy, Seat};
+use crate::guard::{BodyLimit, InFlightLimit, TokenGuard, TooLarge};
+use crate::route::{Route, RouteReader, Target, classify, decode};
+
+pub use listen::{BindError, Drained, Listeners, bind};
+
+/// What the edge needs to know.
+#[derive(Debug, Clone)]
+pub struct EdgeConfig {
+    /// Bounds of a connection.
+    pub connection: ConnectionLimits,
+    /// Most open connections; further ones are closed when they come.
+    pub connections_max: usize,
+    /// Most calls under way; further ones get 503.
+    pub calls_max: usize,
+    /// Largest request body of a call in bytes; 0 is no limit.
+    pub body_bytes_max: u64,
+    /// Callers must show this token (`Authorization: Bearer`); `None` asks for none.
+    pub token: Option<String>,
+    /// How nodes are chosen.
+    pub placement: PlacementPolicy,
+    /// How often a refused call is tried elsewhere.
+    pub retry: RetryPolicy,
+}
+
+impl Default for EdgeConfig {
+    fn default() -> Self {
+        Self {
+            connection: ConnectionLimits::default(),
+            connections_max: 50_000,
+            calls_max: 20_000,
+            body_bytes_max: 0,
+            token: None,
+            placement: PlacementPolicy::default(),
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+/// The edge of one process. Shared by its workers.
+pub struct Edge {
+    config: EdgeConfig,
+    token: TokenGuard,
+    body_limit: BodyLimit,
+    in_flight: InFlightLimit,
+    routes: RouteReader,
+    fleet: FleetReader,
+    local: Arc<dyn CallHop>,
+    api: Router,
+    metrics: MetricsHandle,
+}
+
+impl std::fmt::Debug for Edge {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Edge").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    /// This worker's way to the newest routes and view, so that reading them shares nothing with other workers.
+    static READERS: RefCell<Option<(RouteReader, FleetReader)>> = const { RefCell::new(None) };
+}
+
+/// What routing found, before the call is made of it.
+struct Found {
+    function: Arc<Function>,
+    kind: CallKind,
+    path: String,
+}
+
+impl Edge {
+    /// An edge that answers calls through `local` and everything else through `api`.
+    pub fn new(
+        config: EdgeConfig,
+        routes: RouteReader,
+        fleet: FleetReader,
+        local: Arc<dyn CallHop>,
+        api: Router,
+        metrics: MetricsHandle,
+    ) -> Self {
+        Self {
+            token: TokenGuard::new(config.token.as_deref()),
+            body_limit: BodyLimit::new(config.body_bytes_max),
+            in_flight: InFlightLimit::new(config.calls_max),
+            config,
+            routes,
+            fleet,
+            local,
+            api,
+            metrics,
+        }
+    }
+
+    fn with_readers<T>(&self, read: impl FnOnce(&mut RouteReader, &mut FleetReader) -> T) -> T {
+        READERS.with_borrow_mut(|readers| {
+            let (routes, fleet) = readers.get_or_insert_with(|| (self.routes.clone(), self.fleet.clone()));
+            read(routes, fleet)
+        })
+    }
+
+    /// Forgets this thread's readers; a worker calls it first, since a thread may have served another edge.
+    fn begin_worker() {
+        READERS.set(None);
+    }
+
+    async fn call(&self, head: RequestHead, body: Body, found: Found) -> Response {
+        let received = Instant::now();
+        let id = CallId::generate();
+        let outcome = self.run(id, head, body, found, received).await;
+        let label = match &outcome {
+            Ok(_) => "success",
+            Err(failure) => outcome_label(failure),
+        };
+        metrics::counter!("kiln_calls_total", "outcome" => label).increment(1);
+        metrics::histogram!("kiln_call_duration_seconds").record(received.elapsed());
+        match outcome {
+            Ok(CallResponse { status, mut headers, body, .. }) => {
+                headers.push_valid(b"Fn-Call-Id", id.as_bytes());
+                Response { status, headers, body }
+            }
+            Err(failure) => {
+                if let Some(detail) = &failure.detail {
+                    tracing::info!(call = %id, status = failure.status, error = %failure, detail, "call failed");
+                }
+                failure_response(&failure, Some(id))
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        id: CallId,
+        head: RequestHead,
+        body: Body,
+        found: Found,
+        received: Instant,
+    ) -> Result<CallResponse, Failure> {
+        self.token.check(head.headers.get("Authorization")).map_err(Failure::from)?;
+        let _admitted = self.in_flight.admit().map_err(Failure::from)?;
+        self.body_limit.check(body.length()).map_err(|error| too_large(&error))?;
+        let detached = found.kind == CallKind::Invoke
+            && head.headers.get("Fn-Invoke-Type").is_some_and(|value| value.eq_ignore_ascii_case(b"detached"));
+        let demand = Demand::of(&found.function);
+        let mut request = Box::new(CallRequest {
+            id,
+            function: found.function,
+            kind: found.kind,
+            mode: if detached { CallMode::Detached } else { CallMode::Sync },
+            method: head.method,
+            url: format!("http://{}{}", head.host, head.target),
+            path: found.path,
+            headers: head.headers,
+            body,
+            received,
+        });
+        let mut attempts = Attempts::new();
+        loop {
+            let seat = self
+                .with_readers(|_, fleet| fleet.seat(&demand, attempts.tried(), &self.config.placement, Instant::now()))
+                .map_err(|reason| attempts.no_place(reason))?;
+            match self.local.call(*request).await {
+                Ok(response) => return Ok(hold_seat(response, seat)),
+                Err(CallError::Failed(failure)) => return Err(failure),
+                Err(CallError::Refused { reason, request: back }) => {
+                    request = back;
+                    let next = attempts.refused(seat.node().serial(), reason, &self.config.retry);
+                    seat.refuse(reason, Instant::now());
+                    if let Next::GiveUp(failure) = next {
+                        return Err(failure);
+                    }
+                }
+            }
+        }
+    }
+
+    fn find(&self, path: &str) -> Result<Option<Found>, Failure> {
+        let decoded = decode(path.as_bytes())?;
+        let target = classify(&decoded);
+        if matches!(target, Target::Other) {
+            return Ok(None);
+        }
+        self.with_readers(|routes, _| {
+            Ok(match routes.routes().resolve(target)? {
+                Route::Function(function) => Some(Found {
+                    function: Arc::clone(function),
+                    kind: CallKind::Invoke,
+                    path: "/invoke".to_owned(),
+                }),
+                Route::Trigger(trigger) => Some(Found {
+                    function: Arc::clone(&trigger.function),
+                    kind: CallKind::Trigger(trigger.id),
+                    path: trigger.source.to_string(),
+                }),
+                Route::Other => None,
+            })
+        })
+    }
+}
+
+impl Service for Edge {
+    async fn handle(&self, request: Request) -> Response {
+        let Request { head, body } = request;
+        let path = head.target.split('?').next().unwrap_or_default();
+        match self.find(path) {
+            Ok(Some(found)) => {
+                if found.kind == CallKind::Invoke && head.method != Method::POST {
+                    let message = format!("Method not allowed: {} {path}", head.method);
+                    return error_response(405, &message);
+                }
+                self.call(head, body, found).await
+            }
+            Ok(None) if path == "/metrics" && head.method == Method::GET => {
+                let mut headers = HeaderBlock::new();
+                headers.push_valid(b"Content-Type", b"text/plain; version=0.0.4; charset=utf-8");
+                Response { status: 200, headers, body: Body::from(Bytes::from(self.metrics.render())) }
+            }
+            Ok(None) => api::answer(self.api.clone(), head, body).await,
+            Err(failure) => failure_response(&failure, None),
+        }
+    }
+
+    fn refuse(&self, error: HeadError) -> Response {
+        error_response(error.status(), &error.to_string())
+    }
+}
+
+/// Keeps the call's place on its node until the answer's last byte is sent.
+fn hold_seat(response: CallResponse, seat: Seat) -> CallResponse {
+    let CallResponse { status, headers, body, stages } = response;
+    let body = match body {
+        Body::Stream { stream, length } => {
+            Body::Stream { stream: Box::pin(Seated { stream, _seat: seat }), length }
+        }
+        whole => whole,
+    };
+    CallResponse { status, headers, body, stages }
+}
+
+struct Seated {
+    stream: kiln_shared::body::BodyStream,
+    _seat: Seat,
+}
+
+impl http_body::Body for Seated {
+    type Data = Bytes;
+    type Error = kiln_shared::body::BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        self.stream.as_mut().poll_frame(context)
+    }
+}
+
+fn outcome_label(failure: &Failure) -> &'static str {
+    use kiln_shared::call::FailureKind;
+    match failure.kind {
+        FailureKind::TimedOut => "timeout",
+        FailureKind::Busy => "busy",
+        FailureKind::Cancelled => "cancelled",
+        FailureKind::BadRequest | FailureKind::RequestTooLarge | FailureKind::CannotFit => "refused",
+        _ => "error",
+    }
+}
+
+fn too_large(error: &TooLarge) -> Failure {
+    Failure::new(kiln_shared::call::FailureKind::RequestTooLarge, 413, error.to_string())
+}
+
+/// Seconds after which a busy caller may come back (`spec/api-v2.md`, part 1).
+const RETRY_AFTER: Duration = Duration::from_secs(15);
+
+fn failure_response(failure: &Failure, id: Option<CallId>) -> Response {
+    let mut response = error_response(failure.status, &failure.message);
+    if let Some(id) = id {
+        response.headers.push_valid(b"Fn-Call-Id", id.as_bytes());
+    }
+    if failure.status == 503 {
+        response.headers.push_valid(b"Retry-After", RETRY_AFTER.as_secs().to_string().as_bytes());
+    }
+    response
+}
+
+fn error_response(status: u16, message: &str) -> Response {
+    let mut headers = HeaderBlock::new();
+    headers.push_valid(b"Content-Type", b"application/json; charset=utf-8");
+    let body = format!("{}\n", serde_json::json!({ "message": message }));
+    Response { status, headers, body: Body::from(Bytes::from(body)) }
+}
