@@ -181,7 +181,7 @@ pub(super) fn is_content_type(name: &[u8]) -> bool {
 }
 
 /// Appends a line, its name in title case.
-fn push_line(prefix: &[u8], name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+pub(super) fn push_line(prefix: &[u8], name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(prefix);
     let start = out.len();
     out.extend_from_slice(name);

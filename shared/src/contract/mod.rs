@@ -15,14 +15,21 @@
 //! with [`Limits::check_response`]), a failure ends the call, and [`ContainerFate`] says what becomes of the
 //! container. What is left of a failed call's response must be read or its connection closed.
 //!
-//! *Pipes* (`pipe`): one encoder and one decoder per call drive all four formats alike. A call that ends
-//! before the end event for any reason (deadline, caller gone, error of any kind) leaves the container
+//! *Pipes* ([`pipe`]): one encoder and one decoder per call drive all four formats alike. A call that ends
+//! before [`pipe::Event::End`] for any reason (deadline, caller gone, error of any kind) leaves the container
 //! in an unknown state: kill it, or its late answer goes to the next caller.
 
+mod answer;
+mod cloudevent;
+mod default;
 mod digits;
 pub mod environment;
+mod http;
 pub mod http_stream;
+mod json;
 mod limits;
+pub mod pipe;
+mod protocol;
 #[cfg(test)]
 mod testing;
 
