@@ -1,1 +1,112 @@
-//! placeholder
+//! What the benchmarks measure against: fleets and catalogs of a given size, and a short criterion.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::time::{Duration, Instant};
+
+use criterion::Criterion;
+use kiln_lb::fleet::{Address, Demand, Fleet, LivenessPolicy, NodeConfig, RingKey, Weight};
+use kiln_shared::function::Revision;
+use kiln_shared::ids::{FunctionId, NodeId};
+use kiln_shared::report::{FunctionReport, NodeReport};
+
+/// A prime, so that stepping by it visits the elements of any list in an order that no cache foresees.
+const STRIDE: usize = 7919;
+
+/// A criterion that spends about a second and a half on each figure.
+pub fn short() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(400))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(50)
+}
+
+/// Goes round a list for ever, never to neighbours.
+#[derive(Debug)]
+pub struct Rounds<'a, T> {
+    items: &'a [T],
+    next: usize,
+}
+
+impl<'a, T> Rounds<'a, T> {
+    /// Rounds of `items`, which must not be empty.
+    pub fn of(items: &'a [T]) -> Self {
+        Self { items, next: 0 }
+    }
+
+    /// The next one.
+    #[inline]
+    pub fn take(&mut self) -> &'a T {
+        let item = &self.items[self.next];
+        self.next = (self.next + STRIDE) % self.items.len();
+        item
+    }
+}
+
+/// The ids of `count` functions.
+///
+/// # Panics
+/// Never: numbers of 26 digits are ids.
+pub fn function_ids(count: usize) -> Vec<FunctionId> {
+    (0..count).map(|number| format!("{number:026}").parse().expect("26 digits are an id")).collect()
+}
+
+/// The name of a node by its number.
+pub fn node_id(number: usize) -> NodeId {
+    NodeId::new(format!("node-{number:05}"))
+}
+
+/// The nodes of a ring, all of standard weight.
+pub fn weights(nodes: usize) -> BTreeMap<NodeId, Weight> {
+    (0..nodes).map(|number| (node_id(number), Weight::STANDARD)).collect()
+}
+
+/// What a function asks for: 128 MiB.
+pub fn demand(function: FunctionId) -> Demand {
+    let revision = Revision(BuildHasherDefault::<DefaultHasher>::default().hash_one(function));
+    Demand { function, revision, memory_mib: 128, cpu_millis: 0 }
+}
+
+/// A fleet of `nodes` with room, where each of `warm` has one idle container at its home.
+pub fn fleet(nodes: usize, warm: &[Demand], now: Instant) -> Fleet {
+    let mut fleet = Fleet::new(LivenessPolicy::default(), now);
+    let member = |number: usize| NodeConfig {
+        id: node_id(number),
+        address: Address::Remote(format!("10.0.0.1:{number}").into()),
+        weight: Some(Weight::STANDARD),
+        zone: None,
+    };
+    fleet.set_members((0..nodes).map(member), now);
+    let mut reports: Vec<NodeReport> = (0..nodes).map(report).collect();
+    let view = fleet.view();
+    for demand in warm {
+        let home = view.ring().home(RingKey::of(&demand.function)).expect("the fleet has nodes");
+        reports[home.get()].functions.push(FunctionReport {
+            id: demand.function,
+            revision: demand.revision,
+            idle: 1,
+            busy: 0,
+            starting: 0,
+            waiting: 0,
+        });
+    }
+    fleet.apply(&reports, now);
+    fleet
+}
+
+/// A node of 16 cores and 64 GiB with half of its memory committed.
+pub fn report(number: usize) -> NodeReport {
+    NodeReport {
+        node: node_id(number),
+        epoch: 1,
+        sequence: 1,
+        draining: false,
+        memory_total_mib: 65_536,
+        memory_committed_mib: 32_768,
+        memory_idle_mib: 16_384,
+        cpu_total_millis: 16_000,
+        cpu_committed_millis: 0,
+        calls: 0,
+        functions: Vec::new(),
+    }
+}

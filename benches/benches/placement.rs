@@ -1,0 +1,87 @@
+//! Choosing a node for a call, in fleets of 1, 16 and 1000 nodes with 100,000 functions.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use kiln_benches::{Rounds, demand, fleet, function_ids, report, short};
+use kiln_lb::fleet::{Demand, Fleet, PlacementPolicy, TriedSet, place};
+use kiln_shared::report::NodeReport;
+
+const FUNCTIONS: usize = 100_003;
+
+fn decisions(criterion: &mut Criterion) {
+    let policy = PlacementPolicy::default();
+    let now = Instant::now();
+    let demands: Vec<Demand> = function_ids(2 * FUNCTIONS).into_iter().map(demand).collect();
+    let (warm, cold) = demands.split_at(FUNCTIONS);
+    for nodes in [1, 16, 1000] {
+        let mut group = criterion.benchmark_group(format!("placement/{nodes}"));
+        let mut fleet = fleet(nodes, warm, now);
+        let mut measure = |name: &str, fleet: &Fleet, demands: &[Demand]| {
+            let view = fleet.view();
+            let mut rounds = Rounds::of(demands);
+            group.bench_function(name, |bench| {
+                bench.iter(|| place(&view, black_box(rounds.take()), &TriedSet::new(), &policy, now));
+            });
+        };
+        measure("one hot function, warm at home", &fleet, &warm[..1]);
+        measure("all functions, warm at home", &fleet, warm);
+        measure("no container anywhere", &fleet, cold);
+        fleet.apply(&overloaded(nodes), now);
+        measure("every node above the bound", &fleet, cold);
+        group.finish();
+    }
+}
+
+/// Reports of nodes that have the same, many calls each and no room.
+fn overloaded(nodes: usize) -> Vec<NodeReport> {
+    let busy = |number| NodeReport { sequence: 2, calls: 1000, memory_idle_mib: 0, ..report(number) };
+    (0..nodes).map(|number| NodeReport { memory_committed_mib: 65_536, ..busy(number) }).collect()
+}
+
+fn seats(criterion: &mut Criterion) {
+    let policy = PlacementPolicy::default();
+    let now = Instant::now();
+    let demands: Vec<Demand> = function_ids(FUNCTIONS).into_iter().map(demand).collect();
+    let mut group = criterion.benchmark_group("seat");
+    for nodes in [1, 16, 1000] {
+        let mut reader = fleet(nodes, &demands, now).reader();
+        group.bench_function(format!("hot function, {nodes} nodes: choose, count, release"), |bench| {
+            bench.iter(|| reader.seat(black_box(&demands[0]), &TriedSet::new(), &policy, now).map(drop));
+        });
+    }
+    group.finish();
+}
+
+fn reports(criterion: &mut Criterion) {
+    let now = Instant::now();
+    let demands: Vec<Demand> = function_ids(FUNCTIONS).into_iter().map(demand).collect();
+    let mut group = criterion.benchmark_group("report");
+    let mut fleet = fleet(1000, &demands, now);
+    let mut sequence = 1;
+    group.bench_function("numbers of one of 1000 nodes", |bench| {
+        bench.iter(|| {
+            sequence += 1;
+            fleet.apply([&NodeReport { sequence, ..report(7) }], now)
+        });
+    });
+    group.bench_function("a new function on one of 1000 nodes, and the next view", |bench| {
+        bench.iter(|| {
+            sequence += 1;
+            let functions = vec![kiln_shared::report::FunctionReport {
+                id: demands[(sequence % 1000) as usize].function,
+                revision: demands[(sequence % 1000) as usize].revision,
+                idle: 1,
+                busy: 0,
+                starting: 0,
+                waiting: 0,
+            }];
+            fleet.apply([&NodeReport { sequence, functions, ..report(7) }], now + Duration::from_millis(1))
+        });
+    });
+    group.finish();
+}
+
+criterion_group! { name = benches; config = short(); targets = decisions, seats, reports }
+criterion_main!(benches);
