@@ -4,7 +4,7 @@
 #   scripts/setup.sh run     what `make run` needs: C compiler, Docker engine (and starts it)
 #   scripts/setup.sh build   what compiling needs, no Docker: C compiler, Rust checked
 #   scripts/setup.sh test    the same as run, and what the tests start: a registry, Python, cargo-nextest
-#   scripts/setup.sh bench   the same as run, and the peers: HAProxy, nginx, wrk
+#   scripts/setup.sh bench   the same as run, and the peers: HAProxy, nginx, and what Pingora is built with
 #
 # Packages come from apt (Debian and Ubuntu); elsewhere the script names what is missing and stops.
 set -euo pipefail
@@ -40,7 +40,9 @@ needs() {
             have docker || echo "docker $(docker_cli_package)"
             echo "haproxy haproxy"
             echo "nginx nginx-light"
-            echo "wrk wrk"
+            # To build Pingora, the third proxy.
+            echo "cmake cmake"
+            echo "g++ g++"
             ;;
     esac
 }

@@ -10,7 +10,7 @@ use kiln_loadtest::kiln::Binaries;
 use kiln_loadtest::suite::{ALL, Bench, Entry};
 use kiln_loadtest::{cost, process, report};
 
-/// Measures Kiln beside HAProxy, nginx and Docker on this machine
+/// Measures Kiln beside HAProxy, nginx, Pingora and Docker on this machine
 #[derive(Debug, Parser)]
 struct Options {
     /// Benchmarks to run: edge, warm, split, cold, memory; all of them if none is named
@@ -27,6 +27,9 @@ struct Options {
     /// The example function `echo`, linked statically
     #[arg(long, default_value = "target/static/x86_64-unknown-linux-gnu/release/echo")]
     function: PathBuf,
+    /// The proxy made with Pingora
+    #[arg(long, default_value = "target/peers/release/pingora-peer")]
+    pingora: PathBuf,
     /// Folder for the results
     #[arg(long, default_value = "target/bench")]
     results: PathBuf,
@@ -59,6 +62,7 @@ fn run(options: &Options) -> Result<()> {
         let bench = Bench {
             binaries: Binaries(options.binaries.clone()),
             function: options.function.clone(),
+            pingora: options.pingora.clone(),
             folder: folder.path().to_owned(),
             rounds: options.rounds,
             duration,

@@ -1,4 +1,4 @@
-//! The edge beside HAProxy and nginx, one at a time, in front of one stand-in server that answers at once.
+//! The edge beside HAProxy, nginx and Pingora, one at a time, in front of one stand-in server that answers at once.
 //!
 //! The proxy has core 0 to itself; load generator and stand-in share core 1 (or run anywhere on one core). All get
 //! the same request bytes.
@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::Bench;
 use crate::cost::{self, CpuMeter};
@@ -55,11 +55,13 @@ pub fn run(bench: &Bench) -> Result<Vec<Row>> {
     let request = kiln::call(&edge.create_function(&app, "echo", "example/none:1")?);
     let haproxy = start_haproxy(&bench.folder, stand_in.port())?;
     let nginx = start_nginx(&bench.folder, stand_in.port())?;
+    let pingora = start_pingora(bench, stand_in.port())?;
 
     let proxies = [
         Proxy { name: "kiln-lb", pid: edge.pids()[0], target: edge.target.clone() },
         Proxy { name: "HAProxy", pid: haproxy.0.pid(), target: haproxy.1.clone() },
-        Proxy { name: "nginx", pid: nginx.worker, target: nginx.target.clone() },
+        Proxy { name: "nginx", pid: nginx.0.pid(), target: nginx.1.clone() },
+        Proxy { name: "Pingora", pid: pingora.0.pid(), target: pingora.1.clone() },
     ];
     // The generator gets its core in a thread of its own, so that this one stays as it is.
     let samples = thread::scope(|scope| {
@@ -85,7 +87,11 @@ pub fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (peer, proxy) in proxies.iter().enumerate().skip(1) {
         let cpu = compare(&samples, peer, "CPU per request (us)", proxy.name, |sample| sample.cpu_us);
-        rows.push(if peer == 1 { cpu.goal(Goal::RatioMax(0.95)) } else { cpu });
+        rows.push(match proxy.name {
+            "HAProxy" => cpu.goal(Goal::RatioMax(0.95)),
+            "Pingora" => cpu.goal(Goal::RatioMax(0.6)),
+            _ => cpu,
+        });
         rows.push(compare(&samples, peer, "requests per second", proxy.name, |sample| sample.rate));
         rows.push(compare(&samples, peer, "p50 (us)", proxy.name, |sample| sample.p50_us));
         rows.push(compare(&samples, peer, "p99 (us)", proxy.name, |sample| sample.p99_us));
@@ -140,14 +146,8 @@ fn start_haproxy(folder: &Path, backend: u16) -> Result<(Server, Target)> {
     Ok((server, target))
 }
 
-struct Nginx {
-    // Ends the worker with it.
-    _master: Server,
-    worker: u32,
-    target: Target,
-}
-
-fn start_nginx(folder: &Path, backend: u16) -> Result<Nginx> {
+/// nginx as one process: its CPU clock is all of it.
+fn start_nginx(folder: &Path, backend: u16) -> Result<(Server, Target)> {
     let port = free_port()?;
     let config = folder.join("nginx.conf");
     fs::write(
@@ -169,7 +169,18 @@ fn start_nginx(folder: &Path, backend: u16) -> Result<Nginx> {
     let mut server = Server::start("nginx", command, Some(PROXY_CORE), folder)?;
     let target = Target::loopback(port);
     server.wait_until_ready(&target)?;
-    Ok(Nginx { worker: server.pid(), _master: server, target })
+    Ok((server, target))
+}
+
+fn start_pingora(bench: &Bench, backend: u16) -> Result<(Server, Target)> {
+    ensure!(bench.pingora.exists(), "{} is missing; build it with: make bench", bench.pingora.display());
+    let port = free_port()?;
+    let mut command = Command::new(&bench.pingora);
+    command.args([format!("127.0.0.1:{port}"), format!("127.0.0.1:{backend}")]);
+    let mut server = Server::start("pingora", command, Some(PROXY_CORE), &bench.folder)?;
+    let target = Target::loopback(port);
+    server.wait_until_ready(&target)?;
+    Ok((server, target))
 }
 
 /// PATH with the system's folders, where Debian keeps both proxies.

@@ -22,6 +22,8 @@ pub struct Bench {
     pub binaries: Binaries,
     /// The example function `echo`, linked statically.
     pub function: PathBuf,
+    /// The proxy made with Pingora (`loadtest/peers/pingora`).
+    pub pingora: PathBuf,
     /// For logs, configurations and data; removed afterwards.
     pub folder: PathBuf,
     /// Rounds; each measures Kiln and its peers one after the other.
@@ -47,7 +49,7 @@ pub type Entry = (&'static str, &'static str, fn(&Bench) -> Result<Vec<Row>>);
 
 /// All benchmarks in the order in which they run.
 pub const ALL: [Entry; 5] = [
-    ("edge", "the edge, HAProxy and nginx in front of one server that answers at once", edge::run),
+    ("edge", "the edge, HAProxy, nginx and Pingora in front of one server that answers at once", edge::run),
     ("warm", "a warm call through `kiln start` and to a container's socket directly", warm::run),
     ("split", "a warm call through kiln-lb and kiln-agent as two processes", split::run),
     ("cold", "a cold start through `kiln start` and with `docker run`", cold::run),
