@@ -1,6 +1,7 @@
 //! The node agent: owns the slots and the container lifecycle of one host.
 
 mod call;
+pub mod capacity;
 pub mod container;
 pub mod image;
 mod logs;

@@ -1,14 +1,16 @@
 //! One call on this node: gets a slot, talks to the container, keeps time, and leaves a record.
 
 mod http_stream;
+mod pipes;
 mod record;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kiln_shared::body::Body;
 use kiln_shared::call::{CallError, CallFuture, CallHop, CallMode, CallRequest, CallResponse, Failure, Refusal, Stages};
 use kiln_shared::contract::Limits;
+use kiln_shared::contract::pipe::Framing;
 use kiln_shared::function::Format;
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::NodeId;
@@ -17,10 +19,11 @@ use kiln_shared::report::NodeReport;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::record::Journal;
 use crate::container::Driver;
-use crate::slots::{Slots, SlotsConfig};
+use crate::slots::{Lease, Slots, SlotsConfig};
 
 /// What an agent needs to know.
 #[derive(Debug, Clone)]
@@ -57,6 +60,8 @@ struct Shared {
     calls: TaskTracker,
     draining: CancellationToken,
     stop: CancellationToken,
+    /// Where detached calls run on: the caller's runtime may end before they do.
+    runtime: tokio::runtime::Handle,
 }
 
 impl Agent {
@@ -82,6 +87,7 @@ impl Agent {
             calls: TaskTracker::new(),
             draining: CancellationToken::new(),
             stop,
+            runtime: tokio::runtime::Handle::current(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -114,7 +120,7 @@ impl Agent {
         }
         let journal = Journal::open(&request, self.shared.sink.clone());
         let spec = &request.function.spec;
-        if spec.format != Format::HttpStream {
+        if spec.format == Format::Default {
             let message = format!("format {} is not available on this node", spec.format);
             return Err(journal.failed(Failure::new(kiln_shared::call::FailureKind::BadRequest, 501, message)).into());
         }
@@ -133,14 +139,15 @@ impl Agent {
         let waited = asked.elapsed();
         if request.mode == CallMode::Detached {
             let (agent, id) = (self.clone(), request.id);
-            self.shared.calls.spawn(async move {
+            let run = async move {
                 let limits = agent.shared.limits;
-                match http_stream::run(request, lease, journal, limits, waited, running).await {
+                match run_in(request, lease, journal, limits, waited, running).await {
                     // Nobody reads the answer, but the function may still be writing it.
                     Ok(mut response) => while let Some(Ok(_)) = response.body.next_chunk().await {},
                     Err(failure) => tracing::info!(call = %id, error = %failure, "a detached call failed"),
                 }
-            });
+            };
+            self.shared.calls.spawn_on(run, &self.shared.runtime);
             return Ok(CallResponse {
                 status: 202,
                 headers: HeaderBlock::new(),
@@ -148,13 +155,31 @@ impl Agent {
                 stages: Stages { cold: false, wait: waited },
             });
         }
-        Ok(http_stream::run(request, lease, journal, self.shared.limits, waited, running).await?)
+        Ok(run_in(request, lease, journal, self.shared.limits, waited, running).await?)
     }
 }
 
 impl CallHop for Agent {
     fn call(&self, request: CallRequest) -> CallFuture<'_> {
         Box::pin(self.run(request))
+    }
+}
+
+/// Runs a call in its container, as its function's format says.
+async fn run_in(
+    request: CallRequest,
+    lease: Lease,
+    journal: Journal,
+    limits: Limits,
+    waited: Duration,
+    running: TaskTrackerToken,
+) -> Result<CallResponse, Failure> {
+    match Framing::of(&request) {
+        None => http_stream::run(request, lease, journal, limits, waited, running).await,
+        // Boxed, so that calls of the common format do not carry its size.
+        Some(framing) => {
+            Box::pin(pipes::run(framing, request, lease, journal, limits, waited, running)).await
+        }
     }
 }
 
