@@ -12,9 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dashmap::DashMap;
 use kiln_shared::call::Failure;
 use kiln_shared::contract::Limits;
+use kiln_shared::contract::pipe::is_blank;
 use kiln_shared::function::{Function, Revision};
 use kiln_shared::http1::client::Connection;
 use kiln_shared::ids::{CallId, FunctionId, NodeId};
@@ -90,6 +92,8 @@ pub(crate) fn thread_tag() -> u32 {
 pub(crate) struct Slot {
     pub(crate) container: Container,
     pub(crate) connection: Option<SlotConnection>,
+    /// Its standard output, for the formats over pipes; elsewhere it is part of the log.
+    pub(crate) stdout: Option<mpsc::Receiver<Bytes>>,
     pub(crate) log: CallLog,
     frozen: bool,
     unfreezable: bool,
@@ -103,7 +107,9 @@ impl Slot {
 
     /// Makes a slot that was idle ready to serve.
     fn wake(&mut self) -> bool {
-        if !self.is_alive() {
+        // Over pipes nothing says whether a start went well: the first call is told how it ended.
+        let first_over_pipes = self.unused && self.stdout.is_some();
+        if !first_over_pipes && !self.is_alive() {
             return false;
         }
         if self.frozen {
@@ -113,7 +119,23 @@ impl Slot {
             }
             self.frozen = false;
         }
-        true
+        first_over_pipes || self.was_quiet()
+    }
+
+    /// True if a container over pipes has printed nothing but blanks since its last answer.
+    fn was_quiet(&mut self) -> bool {
+        let Some(stdout) = &mut self.stdout else { return true };
+        loop {
+            match stdout.try_recv() {
+                Ok(bytes) if is_blank(&bytes) => {}
+                Ok(_) => {
+                    tracing::info!(container = %self.container.name, "output between calls; the container is removed");
+                    return false;
+                }
+                Err(mpsc::error::TryRecvError::Empty) => return true,
+                Err(mpsc::error::TryRecvError::Disconnected) => return false,
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use kiln_shared::call::Failure;
 use kiln_shared::contract::environment::environment;
 use kiln_shared::function::Format;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Demand, Ledger, Shortage};
 use super::{Message, Pool, Slot, Slots};
-use crate::container::{Container, ContainerPlan, Driver, Output, Transport};
+use crate::container::{Container, ContainerPlan, Driver, Output, OutputSource, Transport};
 use crate::logs::CallLog;
 
 /// How often waiting callers are looked at again.
@@ -28,6 +29,8 @@ const RECHECK: Duration = Duration::from_millis(20);
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Output is handed to the store after this long without more of it.
 const LOG_QUIET: Duration = Duration::from_millis(50);
+/// Most pieces of a container's standard output that wait for the call, each of at most 32 KiB.
+const STDOUT_PIECES_MAX: usize = 8;
 
 struct Start {
     pool: Arc<Pool>,
@@ -262,15 +265,24 @@ impl Starter {
                 let spec = &pool.function.spec;
                 let shared = &self.slots.shared;
                 let log = CallLog::new(spec.app_id, spec.id, shared.limits, shared.sink.clone());
+                let (stdout, stdout_reader) = match spec.format {
+                    Format::HttpStream => (None, None),
+                    Format::Default | Format::Http | Format::Json | Format::Cloudevent => {
+                        let (sender, receiver) = mpsc::channel(STDOUT_PIECES_MAX);
+                        (Some(sender), Some(receiver))
+                    }
+                };
                 self.keepers.spawn(keep(
                     Arc::clone(&pool),
                     container.output.take(),
+                    stdout,
                     container.exit.clone(),
                     log.clone(),
                 ));
                 let slot = Box::new(Slot {
                     container,
                     connection: None,
+                    stdout: stdout_reader,
                     log,
                     frozen: false,
                     unfreezable: false,
@@ -407,10 +419,11 @@ impl Starter {
 async fn keep(
     pool: Arc<Pool>,
     output: Option<mpsc::Receiver<Output>>,
+    stdout: Option<mpsc::Sender<Bytes>>,
     mut exit: watch::Receiver<Option<crate::container::Exit>>,
     log: CallLog,
 ) -> Demand {
-    let collect = async {
+    let collect = async move {
         let Some(mut output) = output else { return };
         let mut held_back = false;
         loop {
@@ -427,10 +440,22 @@ async fn keep(
             } else {
                 output.recv().await
             };
-            let Some(Output { bytes, .. }) = next else { break };
-            held_back = log.write(&bytes);
+            let Some(Output { source, bytes }) = next else { break };
+            match &stdout {
+                Some(stdout) if source == OutputSource::Stdout => {
+                    if let Err(mpsc::error::TrySendError::Full(bytes)) = stdout.try_send(bytes) {
+                        // The container waits for its answer's reader; the log need not.
+                        log.flush();
+                        held_back = false;
+                        // Without its reader the container is about to be removed.
+                        drop(stdout.send(bytes).await);
+                    }
+                }
+                _ => held_back = log.write(&bytes),
+            }
         }
         log.flush();
+        // From here on the reader of `stdout` sees its end.
     };
     collect.await;
     // The driver's end going away means the same as an exit: the container is no more.
