@@ -1,0 +1,39 @@
+//! `kiln push`: pushes a function's image.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use crate::build::docker;
+use crate::funcfile::FuncFile;
+use crate::session::Session;
+
+/// `kiln push`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  kiln push --registry me\n\nLog in with `docker login` first if the registry wants it."
+)]
+pub struct PushArgs {
+    /// Folder of the function
+    #[arg(
+        long = "dir",
+        visible_alias = "working-dir",
+        short = 'w',
+        value_name = "FOLDER",
+        default_value = "."
+    )]
+    folder: PathBuf,
+}
+
+/// Pushes it.
+pub async fn run(session: &Session, args: PushArgs) -> Result<()> {
+    let file = FuncFile::load(&args.folder)?;
+    let image = file.image(session.settings.registry.as_deref())?;
+    docker::push(session.output, &image).await?;
+    session.output.result(
+        format_args!("Function {image} pushed successfully."),
+        &json!({ "name": file.name()?, "image": image }),
+    )
+}

@@ -1,0 +1,188 @@
+//! Triggers: create, list, inspect, update, delete.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::Value;
+
+use crate::apps::show;
+use crate::args::{PageArgs, annotation};
+use crate::functions::no_endpoint;
+use crate::output::Output;
+use crate::resources::{Trigger, without_computed};
+use crate::session::Session;
+
+/// Which trigger.
+#[derive(Debug, Args)]
+pub struct TriggerName {
+    /// Name of the app
+    app: String,
+    /// Name of the function
+    function: String,
+    /// Name of the trigger
+    name: String,
+}
+
+/// `kiln create trigger`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  kiln create trigger demo hello hello --type http --source /hello\n  \
+                        curl http://localhost:8080/t/demo/hello")]
+pub struct CreateArgs {
+    #[command(flatten)]
+    trigger: TriggerName,
+    /// Kind of trigger
+    #[arg(long = "type", short, default_value = "http")]
+    kind: String,
+    /// Path below /t/APP that calls the function
+    #[arg(long, short, value_name = "PATH")]
+    source: String,
+    /// Annotation; may be given several times
+    #[arg(long, value_name = "NAME=JSON", value_parser = annotation)]
+    annotation: Vec<(String, Value)>,
+}
+
+/// `kiln list triggers`
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Name of the app
+    app: String,
+    /// Only triggers of this function
+    function: Option<String>,
+    #[command(flatten)]
+    page: PageArgs,
+}
+
+/// `kiln inspect trigger`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    trigger: TriggerName,
+    /// Show only this property, such as source
+    property: Option<String>,
+    /// Show only its URL
+    #[arg(long, conflicts_with = "property")]
+    endpoint: bool,
+}
+
+/// `kiln update trigger`
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    #[command(flatten)]
+    trigger: TriggerName,
+    /// New path below /t/APP
+    #[arg(long, short, value_name = "PATH")]
+    source: Option<String>,
+    /// Annotation; may be given several times, the value "" removes it
+    #[arg(long, value_name = "NAME=JSON", value_parser = annotation)]
+    annotation: Vec<(String, Value)>,
+}
+
+/// `kiln delete trigger`
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    #[command(flatten)]
+    trigger: TriggerName,
+}
+
+/// A source starts with a slash; one is put before it if it was left out.
+pub fn with_slash(source: &str) -> String {
+    if source.starts_with('/') { source.to_owned() } else { format!("/{source}") }
+}
+
+/// Makes a trigger.
+pub async fn create(session: &Session, args: CreateArgs) -> Result<()> {
+    let client = session.client()?;
+    let app = client.app(&args.trigger.app).await?;
+    let function = client.function(&app, &args.trigger.function).await?;
+    let trigger = Trigger {
+        name: args.trigger.name,
+        app_id: app.id,
+        fn_id: function.id,
+        kind: args.kind,
+        source: with_slash(&args.source),
+        annotations: args.annotation.into_iter().collect(),
+        ..Trigger::default()
+    };
+    let trigger = client.create_trigger(&trigger).await?;
+    say_created(session.output, &trigger)?;
+    if session.output.is_json() { session.output.json(&trigger) } else { Ok(()) }
+}
+
+/// Says that a trigger was made and where it is.
+pub fn say_created(output: Output, trigger: &Trigger) -> Result<()> {
+    output.say(format_args!("Successfully created trigger: {}", trigger.name))?;
+    output.say(format_args!("Trigger Endpoint: {}", trigger.endpoint().unwrap_or("(the server told none)")))
+}
+
+/// Lists the triggers of an app or function.
+pub async fn list(session: &Session, args: ListArgs) -> Result<()> {
+    let client = session.client()?;
+    let app = client.app(&args.app).await?;
+    let function = match &args.function {
+        Some(name) => Some(client.function(&app, name).await?),
+        None => None,
+    };
+    let triggers = client.triggers(&app, function.as_ref(), args.page.into()).await?;
+    if triggers.is_empty() {
+        let of = args.function.map_or(format!("app: {}", args.app), |name| format!("function: {name}"));
+        session.note(&format!("no triggers found for {of}"))?;
+    }
+    let cells = |trigger: &Trigger| {
+        let endpoint = trigger.endpoint().unwrap_or_default().to_owned();
+        [trigger.name.clone(), trigger.id.clone(), trigger.kind.clone(), trigger.source.clone(), endpoint]
+    };
+    if function.is_some() || session.output.is_json() {
+        let rows = triggers.iter().map(|trigger| cells(trigger).map(Into::into));
+        return session.output.table(["NAME", "ID", "TYPE", "SOURCE", "ENDPOINT"], rows, &triggers);
+    }
+    let mut names = HashMap::new();
+    for trigger in &triggers {
+        if !names.contains_key(&trigger.fn_id) {
+            names.insert(trigger.fn_id.clone(), client.function_by_id(&trigger.fn_id).await?.name);
+        }
+    }
+    let rows = triggers.iter().map(|trigger| {
+        let [name, id, kind, source, endpoint] = cells(trigger).map(Into::into);
+        [names[&trigger.fn_id].clone().into(), name, id, kind, source, endpoint]
+    });
+    session.output.table(["FUNCTION", "NAME", "ID", "TYPE", "SOURCE", "ENDPOINT"], rows, &triggers)
+}
+
+async fn find(session: &Session, names: &TriggerName) -> Result<Trigger> {
+    let client = session.client()?;
+    let app = client.app(&names.app).await?;
+    let function = client.function(&app, &names.function).await?;
+    Ok(client.trigger(&app, &function, &names.name).await?)
+}
+
+/// Shows a trigger.
+pub async fn inspect(session: &Session, args: InspectArgs) -> Result<()> {
+    let trigger = find(session, &args.trigger).await?;
+    if !args.endpoint {
+        return show(session, &serde_json::to_value(trigger)?, args.property.as_deref());
+    }
+    let endpoint = trigger.endpoint().ok_or_else(|| no_endpoint("trigger"))?;
+    session.output.result(endpoint, &endpoint)
+}
+
+/// Changes a trigger: reads it, changes it, writes it.
+pub async fn update(session: &Session, args: UpdateArgs) -> Result<()> {
+    let mut trigger = find(session, &args.trigger).await?;
+    trigger.annotations = without_computed(trigger.annotations);
+    trigger.annotations.extend(args.annotation);
+    if let Some(source) = &args.source {
+        trigger.source = with_slash(source);
+    }
+    let trigger = session.client()?.update_trigger(&trigger.id, &trigger).await?;
+    let TriggerName { app, function, name } = args.trigger;
+    session.output.result(format_args!("{app} {function} {name} updated"), &trigger)
+}
+
+/// Removes a trigger.
+pub async fn delete(session: &Session, args: DeleteArgs) -> Result<()> {
+    let trigger = find(session, &args.trigger).await?;
+    session.client()?.delete_trigger(&trigger.id).await?;
+    let TriggerName { app, function, name } = args.trigger;
+    session.output.result(format_args!("{app} {function} {name} deleted"), &trigger)
+}
