@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use kiln_shared::body::Body;
 use kiln_shared::call::{CallError, CallFuture, CallHop, CallMode, CallRequest, CallResponse, Failure, Refusal, Stages};
 use kiln_shared::contract::Limits;
+use kiln_shared::contract::environment::call_environment;
 use kiln_shared::contract::pipe::Framing;
 use kiln_shared::function::Format;
 use kiln_shared::http1::HeaderBlock;
@@ -119,11 +120,6 @@ impl Agent {
             return Err(CallError::Refused { reason: Refusal::Draining, request: Box::new(request) });
         }
         let journal = Journal::open(&request, self.shared.sink.clone());
-        let spec = &request.function.spec;
-        if spec.format == Format::Default {
-            let message = format!("format {} is not available on this node", spec.format);
-            return Err(journal.failed(Failure::new(kiln_shared::call::FailureKind::BadRequest, 501, message)).into());
-        }
         if request.mode == CallMode::Detached {
             let body = std::mem::take(&mut request.body);
             match body.collect(self.shared.detached_body_bytes_max).await {
@@ -132,7 +128,8 @@ impl Agent {
             }
         }
         let asked = Instant::now();
-        let lease = match self.shared.slots.acquire(&request.function).await {
+        let environment = (request.function.spec.format == Format::Default).then(|| own_environment(&request));
+        let lease = match self.shared.slots.acquire(&request.function, environment).await {
             Ok(lease) => lease,
             Err(failure) => return Err(journal.failed(failure).into()),
         };
@@ -163,6 +160,14 @@ impl CallHop for Agent {
     fn call(&self, request: CallRequest) -> CallFuture<'_> {
         Box::pin(self.run(request))
     }
+}
+
+/// The environment of the container that serves this call alone. Its deadline is that of a call which begins now:
+/// the wait and the start come off what the container is told, not off what it gets.
+fn own_environment(request: &CallRequest) -> Vec<(String, String)> {
+    let now = jiff::Timestamp::now();
+    let timeout = jiff::SignedDuration::try_from(request.function.spec.timeout).unwrap_or_default();
+    call_environment(request, now.checked_add(timeout).unwrap_or(now))
 }
 
 /// Runs a call in its container, as its function's format says.

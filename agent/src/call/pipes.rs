@@ -326,7 +326,9 @@ impl Answer {
     fn fail(&mut self, failed: CallFailed) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let error = match failed.failure.kind {
             FailureKind::TimedOut => BodyError::DeadlineExceeded,
-            FailureKind::ResponseTooLarge => BodyError::TooLarge { bytes_max: self.limits.response_bytes_max },
+            FailureKind::ResponseTooLarge => {
+                BodyError::TooLarge { bytes_max: self.limits.response_bytes_max }
+            }
             _ => BodyError::Interrupted(io::Error::other(failed.failure.message.clone())),
         };
         if let Some(call) = self.call.take() {

@@ -17,7 +17,7 @@ use dashmap::DashMap;
 use kiln_shared::call::Failure;
 use kiln_shared::contract::Limits;
 use kiln_shared::contract::pipe::is_blank;
-use kiln_shared::function::{Function, Revision};
+use kiln_shared::function::{Format, Function, Revision};
 use kiln_shared::http1::client::Connection;
 use kiln_shared::ids::{CallId, FunctionId, NodeId};
 use kiln_shared::record::RecordSink;
@@ -139,7 +139,15 @@ impl Slot {
     }
 }
 
-type Waiter = oneshot::Sender<Result<Lease, Failure>>;
+/// A container's environment, names with values.
+pub(crate) type Environment = Vec<(String, String)>;
+
+/// A caller who waits for a slot.
+struct Waiter {
+    sender: oneshot::Sender<Result<Lease, Failure>>,
+    /// What its container alone must have (the format `default`).
+    environment: Option<Environment>,
+}
 
 enum Message {
     /// Callers of this function wait.
@@ -165,6 +173,11 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
+    /// True if each container serves one call, and is made for it.
+    fn serves_once(&self) -> bool {
+        self.function.spec.format == Format::Default
+    }
+
     fn queue(&self) -> MutexGuard<'_, SlotQueue<Box<Slot>, Waiter>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,7 +200,7 @@ impl Pool {
 
     fn deliver(self: &Arc<Self>, waiter: Waiter, slot: Box<Slot>) -> Result<(), Box<Slot>> {
         let lease = Lease { slot: Some(slot), pool: Arc::clone(self), since: Instant::now(), touched: false };
-        waiter.send(Ok(lease)).map_err(|back| match back {
+        waiter.sender.send(Ok(lease)).map_err(|back| match back {
             Ok(mut lease) => lease.slot.take().expect("it was just put in"),
             Err(_) => unreachable!("what comes back is what was sent"),
         })
@@ -255,6 +268,9 @@ impl Lease {
 
     /// The call ended and the container is clean.
     pub(crate) fn finish(mut self, connection: Option<Connection<OwnedReadHalf, OwnedWriteHalf>>) {
+        if self.pool.serves_once() {
+            return;
+        }
         if let Some(mut slot) = self.slot.take() {
             slot.connection =
                 connection.map(|connection| SlotConnection { thread: thread_tag(), connection });
@@ -266,7 +282,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
-        if self.touched || !slot.is_alive() {
+        if self.touched || self.pool.serves_once() || !slot.is_alive() {
             drop(slot);
             self.pool.lose();
         } else {
@@ -351,11 +367,16 @@ impl Slots {
         Arc::clone(&pool)
     }
 
-    /// A container for one call of `function`: an idle one, or the next that comes free or is started.
+    /// A container for one call of `function`: an idle one, or the next that comes free or is started. For the
+    /// format `default` it is one that is started with `environment` for this call alone.
     ///
     /// # Errors
     /// 400 if the node is too small, 503 when the wait takes too long, or what the start said.
-    pub(crate) async fn acquire(&self, function: &Arc<Function>) -> Result<Lease, Failure> {
+    pub(crate) async fn acquire(
+        &self,
+        function: &Arc<Function>,
+        environment: Option<Environment>,
+    ) -> Result<Lease, Failure> {
         let pool = self.pool(function);
         if !Ledger::new(self.total()).could_ever_fit(pool.demand) {
             return Err(Failure::cannot_fit());
@@ -376,8 +397,8 @@ impl Slots {
                         return Err(Failure::busy());
                     }
                     None => {
-                        let (waiter, waiting) = oneshot::channel();
-                        queue.wait(waiter);
+                        let (sender, waiting) = oneshot::channel();
+                        queue.wait(Waiter { sender, environment: environment.clone() });
                         Ok(waiting)
                     }
                 }

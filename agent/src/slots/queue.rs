@@ -87,6 +87,20 @@ impl<S, W> SlotQueue<S, W> {
         self.waiters.pop_front()
     }
 
+    /// Takes out the oldest waiter, for whom alone a container is being started.
+    pub fn take_waiter(&mut self) -> Option<W> {
+        self.waiters.pop_front()
+    }
+
+    /// Notes that a start for one waiter alone has ended: its container is busy, or there is none.
+    pub fn started_alone(&mut self, succeeded: bool, now: Instant) {
+        self.starting -= 1;
+        if succeeded {
+            self.busy += 1;
+            self.progress = now;
+        }
+    }
+
     /// All waiters, for an error that concerns every one of them.
     pub fn take_waiters(&mut self) -> VecDeque<W> {
         std::mem::take(&mut self.waiters)

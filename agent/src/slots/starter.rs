@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Demand, Ledger, Shortage};
-use super::{Message, Pool, Slot, Slots};
+use super::{Message, Pool, Slot, Slots, Waiter};
 use crate::container::{Container, ContainerPlan, Driver, Output, OutputSource, Transport};
 use crate::logs::CallLog;
 
@@ -34,6 +34,8 @@ const STDOUT_PIECES_MAX: usize = 8;
 
 struct Start {
     pool: Arc<Pool>,
+    /// The one it is for, where a container serves one call.
+    waiter: Option<Waiter>,
     began: Instant,
     result: Result<Container, Failure>,
 }
@@ -151,8 +153,13 @@ impl Starter {
             let Some(pool) = self.wanting.pop_front() else { break };
             let (needed, waiting) = {
                 let mut queue = pool.queue();
-                queue.forget_waiters(|waiter| waiter.is_closed());
-                (queue.starts_needed(now, self.unknown_max()), queue.waiting())
+                queue.forget_waiters(|waiter| waiter.sender.is_closed());
+                let needed = if pool.serves_once() {
+                    queue.waiting()
+                } else {
+                    queue.starts_needed(now, self.unknown_max())
+                };
+                (needed, queue.waiting())
             };
             if waiting == 0 {
                 continue;
@@ -229,14 +236,22 @@ impl Starter {
     }
 
     fn begin(&mut self, pool: &Arc<Pool>) {
-        pool.queue().start_begun();
+        let mut waiter = None;
+        {
+            let mut queue = pool.queue();
+            queue.start_begun();
+            if pool.serves_once() {
+                waiter = queue.take_waiter();
+            }
+        }
+        let own = waiter.as_mut().and_then(|waiter| waiter.environment.take());
         let (pool, driver) = (Arc::clone(pool), Arc::clone(&self.driver));
         let transport = match pool.function.spec.format {
             Format::HttpStream => Transport::Socket,
             Format::Default | Format::Http | Format::Json | Format::Cloudevent => Transport::Pipes,
         };
         let plan = ContainerPlan {
-            environment: environment(&pool.function, "/invoke"),
+            environment: own.unwrap_or_else(|| environment(&pool.function, "/invoke")),
             function: Arc::clone(&pool.function),
             transport,
         };
@@ -247,11 +262,11 @@ impl Starter {
                 driver.start(plan).await
             }
             .await;
-            Start { pool, began, result }
+            Start { pool, waiter, began, result }
         });
     }
 
-    fn started(&mut self, Start { pool, began, result }: Start) {
+    fn started(&mut self, Start { pool, waiter, began, result }: Start) {
         let took = began.elapsed();
         match result {
             Ok(mut container) => {
@@ -289,6 +304,18 @@ impl Starter {
                     unused: true,
                 });
                 let now = Instant::now();
+                if pool.serves_once() {
+                    pool.queue().started_alone(true, now);
+                    let unwanted = match waiter {
+                        Some(waiter) => pool.deliver(waiter, slot).err(),
+                        None => Some(slot),
+                    };
+                    if let Some(slot) = unwanted {
+                        drop(slot);
+                        pool.lose();
+                    }
+                    return;
+                }
                 let offer =
                     pool.queue().started(slot, took, now, |waiter, slot| pool.deliver(waiter, slot));
                 pool.settle(offer);
@@ -298,7 +325,12 @@ impl Starter {
                 tracing::warn!(function = %pool.function.spec.id, image = %pool.function.spec.image,
                     error = %failure, detail = failure.detail.as_deref(), "a container could not be started");
                 metrics::counter!("kiln_container_start_failures_total").increment(1);
-                let waiter = pool.queue().start_failed();
+                let waiter = if pool.serves_once() {
+                    pool.queue().started_alone(false, Instant::now());
+                    waiter
+                } else {
+                    pool.queue().start_failed()
+                };
                 let mut losers: Vec<_> = waiter.into_iter().collect();
                 if failure.kind == kiln_shared::call::FailureKind::Image {
                     // The next start would fail alike: nobody needs to wait for it.
@@ -306,7 +338,7 @@ impl Starter {
                 }
                 for waiter in losers {
                     // A caller who left in the meantime needs no error.
-                    drop(waiter.send(Err(failure.clone())));
+                    drop(waiter.sender.send(Err(failure.clone())));
                 }
             }
         }
