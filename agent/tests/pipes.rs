@@ -1,0 +1,315 @@
+//! Calls over standard input and output, with shell scripts for functions.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kiln_agent::container::{
+    Container, ContainerControl, ContainerPlan, Driver, DriverFuture, Exit, Output, OutputSource,
+    StartStages, Transport,
+};
+use kiln_agent::slots::SlotsConfig;
+use kiln_agent::{Agent, AgentConfig};
+use kiln_shared::body::{Body, BodyError};
+use kiln_shared::call::{CallError, CallHop, CallKind, CallMode, CallRequest, CallResponse, Failure};
+use kiln_shared::contract::Limits;
+use kiln_shared::function::{Format, Function, FunctionSpec};
+use kiln_shared::http1::HeaderBlock;
+use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId};
+use kiln_shared::record::{CallStatus, Record, RecordSink};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::process::{ChildStdin, Command};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Containers are processes of this machine that run the function's image as a shell script.
+#[derive(Default)]
+struct Processes {
+    started: AtomicUsize,
+}
+
+/// Kills its process when it is dropped.
+struct Control(#[expect(dead_code, reason = "its drop is the signal")] oneshot::Sender<()>);
+
+impl ContainerControl for Control {
+    fn freeze(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn thaw(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A process's standard input, which ends when it is shut down.
+struct Input(Option<ChildStdin>);
+
+impl AsyncWrite for Input {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Some(stdin) => Pin::new(stdin).poll_write(context, bytes),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_mut().map_or(Poll::Ready(Ok(())), |stdin| Pin::new(stdin).poll_flush(context))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0 = None;
+        Poll::Ready(Ok(()))
+    }
+}
+
+async fn pump(mut pipe: impl AsyncRead + Unpin, source: OutputSource, sender: mpsc::Sender<Output>) {
+    let mut piece = vec![0; 32 * 1024];
+    while let Ok(bytes @ 1..) = pipe.read(&mut piece).await {
+        let bytes = Bytes::copy_from_slice(&piece[..bytes]);
+        if sender.send(Output { source, bytes }).await.is_err() {
+            break;
+        }
+    }
+}
+
+impl Driver for Processes {
+    fn ensure_image<'a>(&'a self, _image: &'a str) -> DriverFuture<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn start(&self, plan: ContainerPlan) -> DriverFuture<'_, Container> {
+        Box::pin(async move {
+            assert_eq!(plan.transport, Transport::Pipes);
+            let number = self.started.fetch_add(1, Ordering::Relaxed);
+            let mut child = Command::new("sh")
+                .args(["-c", &plan.function.spec.image])
+                .envs(plan.environment)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .map_err(|error| Failure::internal(error.to_string()))?;
+            let (sender, output) = mpsc::channel(8);
+            let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+            tokio::spawn(pump(stdout, OutputSource::Stdout, sender.clone()));
+            tokio::spawn(pump(stderr, OutputSource::Stderr, sender));
+            let stdin = child.stdin.take().unwrap();
+            let (exited, exit) = watch::channel(None);
+            let (control, dropped) = oneshot::channel();
+            tokio::spawn(async move {
+                let status = tokio::select! {
+                    status = child.wait() => status.unwrap(),
+                    _ = dropped => {
+                        child.kill().await.unwrap();
+                        child.wait().await.unwrap()
+                    }
+                };
+                let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+                exited.send_replace(Some(Exit::Code(i64::from(code))));
+            });
+            Ok(Container {
+                name: format!("process-{number}"),
+                socket: None,
+                stdin: Some(Box::pin(Input(Some(stdin)))),
+                output: Some(output),
+                exit,
+                control: Box::new(Control(control)),
+                stages: StartStages::default(),
+            })
+        })
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+struct Node {
+    agent: Agent,
+    driver: Arc<Processes>,
+    records: mpsc::Receiver<Record>,
+}
+
+fn node() -> Node {
+    let driver = Arc::new(Processes::default());
+    let (sink, records) = RecordSink::bounded(100);
+    let config = AgentConfig {
+        node: NodeId::new("pipes"),
+        slots: SlotsConfig::for_node(1024, 2),
+        limits: Limits::default(),
+        detached_body_bytes_max: 1 << 20,
+    };
+    let agent = Agent::start(config, Arc::<Processes>::clone(&driver), sink);
+    Node { agent, driver, records }
+}
+
+fn function(format: Format, timeout: Duration, script: &str) -> Arc<Function> {
+    Arc::new(Function::new(FunctionSpec {
+        id: FunctionId::generate(),
+        name: "script".to_owned(),
+        app_id: AppId::generate(),
+        app_name: "tests".to_owned(),
+        image: script.to_owned(),
+        image_digest: None,
+        format,
+        memory_mib: 64,
+        cpu_millis: None,
+        tmpfs_mib: None,
+        timeout,
+        idle_timeout: Duration::from_secs(30),
+        config: BTreeMap::new(),
+        syslog_url: None,
+    }))
+}
+
+impl Node {
+    async fn call(&self, function: &Arc<Function>, body: &'static str) -> Result<CallResponse, Failure> {
+        let request = CallRequest {
+            id: CallId::generate(),
+            function: Arc::clone(function),
+            kind: CallKind::Invoke,
+            mode: CallMode::Sync,
+            method: http::Method::POST,
+            url: "http://localhost/invoke/x".to_owned(),
+            path: "/invoke".to_owned(),
+            headers: HeaderBlock::new(),
+            body: Body::from(Bytes::from_static(body.as_bytes())),
+            received: Instant::now(),
+        };
+        self.agent.call(request).await.map_err(|error| match error {
+            CallError::Failed(failure) => failure,
+            CallError::Refused { reason, .. } => panic!("refused: {reason}"),
+        })
+    }
+
+    async fn text(&self, function: &Arc<Function>, body: &'static str) -> String {
+        let response = self.call(function, body).await.unwrap();
+        assert_eq!(response.status, 200);
+        String::from_utf8(response.body.collect(1 << 20).await.unwrap().to_vec()).unwrap()
+    }
+
+    fn started(&self) -> usize {
+        self.driver.started.load(Ordering::Relaxed)
+    }
+
+    async fn statuses(&mut self, calls: usize) -> Vec<CallStatus> {
+        let mut statuses = Vec::new();
+        while statuses.len() < calls {
+            if let Record::Call(record) = self.records.recv().await.unwrap() {
+                statuses.push(record.status);
+            }
+        }
+        statuses
+    }
+}
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Answers each request with the number of it and its body.
+const HTTP: &str = r#"
+    calls=0
+    while read -r line; do
+        length=0
+        while read -r line; do
+            line=${line%?}
+            [ -z "$line" ] && break
+            case "$line" in [Cc]ontent-[Ll]ength:*) length=${line#*: } ;; esac
+        done
+        body=$(head -c "$length")
+        calls=$((calls + 1))
+        echo "call $calls" >&2
+        answer="$calls $body"
+        printf 'HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n%s' "${#answer}" "$answer"
+    done"#;
+
+#[tokio::test]
+async fn a_hot_http_container_serves_many_calls() {
+    let mut node = node();
+    let function = function(Format::Http, SOON, HTTP);
+    assert_eq!(node.text(&function, "one").await, "1 one");
+    assert_eq!(node.text(&function, "").await, "2 ");
+    assert_eq!(node.text(&function, "three").await, "3 three");
+    assert_eq!(node.started(), 1);
+    assert_eq!(node.statuses(3).await, [CallStatus::Success; 3]);
+}
+
+#[tokio::test]
+async fn hot_containers_of_objects_serve_many_calls() {
+    let node = node();
+    let json = r#"while read -r line; do [ -n "$line" ] && echo '{"body":"hi","protocol":{"status_code":200}}'; done"#;
+    let function = function(Format::Json, SOON, json);
+    for _ in 0..3 {
+        assert_eq!(node.text(&function, "x").await, "hi");
+    }
+    assert_eq!(node.started(), 1);
+}
+
+#[tokio::test]
+async fn a_container_that_exits_fails_its_call_and_says_how() {
+    let mut node = node();
+    let function = function(Format::Json, SOON, "read -r line; exit 7");
+    let failure = node.call(&function, "x").await.unwrap_err();
+    assert_eq!((failure.status, failure.message.as_ref()), (502, "container exit code 7"));
+    assert_eq!(node.statuses(1).await, [CallStatus::Error]);
+}
+
+#[tokio::test]
+async fn a_call_without_an_answer_times_out_and_its_container_serves_no_other() {
+    let mut node = node();
+    let function = function(Format::Http, Duration::from_millis(200), "cat >/dev/null");
+    for _ in 0..2 {
+        assert_eq!(node.call(&function, "x").await.unwrap_err().status, 504);
+    }
+    assert_eq!(node.started(), 2);
+    assert_eq!(node.statuses(2).await, [CallStatus::Timeout; 2]);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_off_ends_in_an_error() {
+    let node = node();
+    let script = r"printf 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf'; read -r line; sleep 0.3";
+    let response = node.call(&function(Format::Http, SOON, script), "x").await.unwrap();
+    let cut = response.body.collect(100).await;
+    assert!(matches!(cut, Err(BodyError::Interrupted(_))), "{cut:?}");
+}
+
+#[tokio::test]
+async fn a_container_whose_answer_nobody_wants_is_killed() {
+    let mut node = node();
+    let script = r"printf 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf'; cat >/dev/null";
+    let function = function(Format::Http, SOON, script);
+    for _ in 0..2 {
+        drop(node.call(&function, "x").await.unwrap());
+    }
+    assert_eq!(node.started(), 2);
+    assert_eq!(node.statuses(2).await, [CallStatus::Error; 2]);
+}
+
+#[tokio::test]
+async fn a_default_container_serves_one_call_and_knows_it() {
+    let mut node = node();
+    let function = function(Format::Default, SOON, r#"echo "$FN_METHOD ${#FN_CALL_ID} $FN_FORMAT $(cat)""#);
+    assert_eq!(node.text(&function, "one").await, "POST 26 default one\n");
+    let (second, third) = tokio::join!(node.text(&function, "two"), node.text(&function, "three"));
+    assert_eq!((second.as_str(), third.as_str()), ("POST 26 default two\n", "POST 26 default three\n"));
+    assert_eq!(node.started(), 3);
+    assert_eq!(node.statuses(3).await, [CallStatus::Success; 3]);
+}
+
+#[tokio::test]
+async fn a_default_container_that_fails_without_output_gets_its_caller_502() {
+    let node = node();
+    let failure = node.call(&function(Format::Default, SOON, "exit 3"), "x").await.unwrap_err();
+    assert_eq!((failure.status, failure.message.as_ref()), (502, "container exit code 3"));
+}
