@@ -13,14 +13,12 @@ use super::error_response;
 
 /// Lets the API answer.
 pub(super) async fn answer(api: Router, head: RequestHead, body: Body) -> Response {
-    let mut builder = http::Request::builder()
-        .method(head.method)
-        .uri(&head.target)
-        .header(http::header::HOST, &head.host);
+    let mut builder =
+        http::Request::builder().method(head.method).uri(&head.target).header(http::header::HOST, &head.host);
     if let Some(length) = body.length().filter(|&length| length > 0) {
         builder = builder.header(http::header::CONTENT_LENGTH, length);
     }
-    for (name, value) in head.headers.iter() {
+    for (name, value) in &head.headers {
         builder = builder.header(name, value);
     }
     let Ok(request) = builder.body(axum::body::Body::new(body)) else {

@@ -85,7 +85,7 @@ async fn answer(edge: &Edge, request: http::Request<Incoming>) -> http::Response
     };
     let Response { status, headers, body } = edge.handle(Request { head, body }).await;
     let mut response = http::Response::builder().status(status);
-    for (name, value) in headers.iter() {
+    for (name, value) in &headers {
         response = response.header(name, value);
     }
     response.body(body).unwrap_or_else(|_| {
@@ -135,7 +135,11 @@ impl AsyncRead for Rewound {
 }
 
 impl AsyncWrite for Rewound {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

@@ -72,7 +72,8 @@ pub fn bind(address: SocketAddr, workers: usize) -> Result<Listeners, BindError>
     let probe = socket(address, false).map_err(failed)?;
     let address = probe.local_addr().map_err(failed)?;
     drop(probe);
-    let sockets = (0..workers.max(1)).map(|_| socket(address, true)).collect::<Result<_, _>>().map_err(failed)?;
+    let sockets =
+        (0..workers.max(1)).map(|_| socket(address, true)).collect::<Result<_, _>>().map_err(failed)?;
     Ok(Listeners { sockets, address })
 }
 

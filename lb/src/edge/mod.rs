@@ -164,7 +164,10 @@ impl Edge {
         let _admitted = self.in_flight.admit().map_err(Failure::from)?;
         self.body_limit.check(body.length()).map_err(|error| too_large(&error))?;
         let detached = found.kind == CallKind::Invoke
-            && head.headers.get("Fn-Invoke-Type").is_some_and(|value| value.eq_ignore_ascii_case(b"detached"));
+            && head
+                .headers
+                .get("Fn-Invoke-Type")
+                .is_some_and(|value| value.eq_ignore_ascii_case(b"detached"));
         let demand = Demand::of(&found.function);
         let mut request = Box::new(CallRequest {
             id,
@@ -181,7 +184,9 @@ impl Edge {
         let mut attempts = Attempts::new();
         loop {
             let seat = self
-                .with_readers(|_, fleet| fleet.seat(&demand, attempts.tried(), &self.config.placement, Instant::now()))
+                .with_readers(|_, fleet| {
+                    fleet.seat(&demand, attempts.tried(), &self.config.placement, Instant::now())
+                })
                 .map_err(|reason| attempts.no_place(reason))?;
             match self.local.call(*request).await {
                 Ok(response) => return Ok(hold_seat(response, seat)),

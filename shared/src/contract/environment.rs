@@ -85,7 +85,7 @@ pub fn call_environment(call: &CallRequest, deadline: Timestamp) -> Vec<(String,
 /// the client declared one. Bytes that are not UTF-8 are replaced.
 fn header_values(call: &CallRequest) -> BTreeMap<String, String> {
     let mut values = BTreeMap::<String, String>::new();
-    for (name, value) in call.headers.iter() {
+    for (name, value) in &call.headers {
         let mut name = name.to_vec();
         title_case(&mut name);
         let value = String::from_utf8_lossy(value);

@@ -49,7 +49,7 @@ impl RequestEncoder {
                 Self::Fixed { left_bytes }
             }
         };
-        for (name, value) in call.headers.iter() {
+        for (name, value) in &call.headers {
             if !(is_own(name) || is_framing(name, value)) {
                 push_line(b"", name, value, out);
             }

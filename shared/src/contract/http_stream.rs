@@ -35,7 +35,7 @@ pub fn request_head(call: &CallRequest, deadline: Timestamp, out: &mut Vec<u8>) 
     out.extend_from_slice(b"\r\n");
     match call.kind {
         CallKind::Invoke => {
-            for (name, value) in call.headers.iter() {
+            for (name, value) in &call.headers {
                 if !(is_own(name) || is_framing(name, value)) {
                     push_line(b"", name, value, out);
                 }
@@ -45,7 +45,7 @@ pub fn request_head(call: &CallRequest, deadline: Timestamp, out: &mut Vec<u8>) 
             push_line(b"", b"Fn-Intent", b"httprequest", out);
             push_line(b"", b"Fn-Http-Method", call.method.as_str().as_bytes(), out);
             push_line(b"", b"Fn-Http-Request-Url", call.url.as_bytes(), out);
-            for (name, value) in call.headers.iter() {
+            for (name, value) in &call.headers {
                 if is_content_type(name) {
                     push_line(b"", name, value, out);
                 } else if !is_framing(name, value) {
@@ -103,7 +103,7 @@ pub fn verdict(kind: CallKind, status: u16, headers: &HeaderBlock) -> Verdict {
 
 fn invoke_headers(headers: &HeaderBlock) -> HeaderBlock {
     let mut mapped = HeaderBlock::with_capacity(headers.as_bytes().len());
-    for (name, value) in headers.iter() {
+    for (name, value) in headers {
         if !is_reserved(name, value) {
             mapped.push_valid(name, value);
         }
@@ -118,7 +118,7 @@ fn trigger_answer(headers: &HeaderBlock) -> (u16, HeaderBlock) {
     let mut mapped = HeaderBlock::with_capacity(headers.as_bytes().len());
     let mut content_type = None;
     let mut prefixed_content_type = None;
-    for (name, value) in headers.iter() {
+    for (name, value) in headers {
         if is_content_type(name) {
             content_type = content_type.or(Some(value));
         } else if let Some(name) = strip_gateway_prefix(name) {

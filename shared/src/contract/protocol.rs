@@ -24,7 +24,7 @@ impl<'a> RequestProtocol<'a> {
     /// known. Bytes that are not UTF-8 are replaced.
     pub(super) fn of(call: &'a CallRequest) -> Self {
         let mut headers = BTreeMap::<String, Vec<String>>::new();
-        for (name, value) in call.headers.iter() {
+        for (name, value) in &call.headers {
             let mut name = name.to_vec();
             title_case(&mut name);
             let name = String::from_utf8_lossy(&name).into_owned();

@@ -265,11 +265,8 @@ impl MessageWriter {
         context: &mut Context<'_>,
         writer: &mut W,
     ) -> Poll<io::Result<()>> {
-        let slices = [
-            IoSlice::new(&self.front[self.front_at..]),
-            IoSlice::new(&self.chunk),
-            IoSlice::new(self.tail),
-        ];
+        let slices =
+            [IoSlice::new(&self.front[self.front_at..]), IoSlice::new(&self.chunk), IoSlice::new(self.tail)];
         let only_front = self.chunk.is_empty() && self.tail.is_empty();
         let writer = Pin::new(writer);
         let mut written = if only_front {

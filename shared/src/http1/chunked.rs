@@ -53,10 +53,15 @@ impl ChunkedDecoder {
         loop {
             match self.state {
                 State::Size => {
-                    let Some(line) = take_line(input, SIZE_LINE_BYTES_MAX)? else { return Ok(Decoded::NeedMore) };
+                    let Some(line) = take_line(input, SIZE_LINE_BYTES_MAX)? else {
+                        return Ok(Decoded::NeedMore);
+                    };
                     let size = parse_size(&line)?;
-                    self.state =
-                        if size == 0 { State::Trailer { seen_bytes: 0 } } else { State::Data { left_bytes: size } };
+                    self.state = if size == 0 {
+                        State::Trailer { seen_bytes: 0 }
+                    } else {
+                        State::Data { left_bytes: size }
+                    };
                 }
                 State::Data { left_bytes } => {
                     if input.is_empty() {
@@ -77,7 +82,9 @@ impl ChunkedDecoder {
                     self.state = State::Size;
                 }
                 State::Trailer { seen_bytes } => {
-                    let Some(line) = take_line(input, TRAILER_BYTES_MAX)? else { return Ok(Decoded::NeedMore) };
+                    let Some(line) = take_line(input, TRAILER_BYTES_MAX)? else {
+                        return Ok(Decoded::NeedMore);
+                    };
                     let seen_bytes = seen_bytes + line.len() + 2;
                     if line.is_empty() {
                         self.state = State::Done;
@@ -103,7 +110,9 @@ fn take_line(input: &mut BytesMut, bytes_max: usize) -> Result<Option<BytesMut>,
     match memchr::memchr(b'\n', &input[..input.len().min(bytes_max)]) {
         None if input.len() >= bytes_max => Err(ChunkedError("a line is too long")),
         None => Ok(None),
-        Some(at) if at == 0 || input[at - 1] != b'\r' => Err(ChunkedError("a line ends without carriage return")),
+        Some(at) if at == 0 || input[at - 1] != b'\r' => {
+            Err(ChunkedError("a line ends without carriage return"))
+        }
         Some(at) => {
             let mut line = input.split_to(at + 1);
             line.truncate(at - 1);

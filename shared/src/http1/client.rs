@@ -75,12 +75,22 @@ pub enum SendBody {
     WhenAsked,
 }
 
+/// How far the request may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UploadState {
+    /// Only its head; the server has not asked for the body.
+    Held,
+    /// All of it.
+    Open,
+    /// The server takes no more.
+    Broken,
+}
+
 /// A request under way.
 pub struct Exchange<R, W> {
     connection: Connection<R, W>,
     upload: MessageWriter,
-    upload_held: bool,
-    upload_broken: bool,
+    upload_state: UploadState,
     decoder: BodyDecoder,
     body_done: bool,
     keep_alive: bool,
@@ -109,8 +119,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Exchange<R, W> {
         let mut exchange = Self {
             connection,
             upload: MessageWriter::new(head, body, framing),
-            upload_held: send == SendBody::WhenAsked,
-            upload_broken: false,
+            upload_state: if send == SendBody::WhenAsked { UploadState::Held } else { UploadState::Open },
             decoder: BodyDecoder::Fixed(0),
             body_done: false,
             keep_alive: false,
@@ -138,8 +147,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Exchange<R, W> {
                 if head.status >= 200 {
                     return Poll::Ready(Ok(head));
                 }
-                if head.status == 100 && self.upload_held {
-                    self.upload_held = false;
+                if head.status == 100 && self.upload_state == UploadState::Held {
+                    self.upload_state = UploadState::Open;
                     self.poll_upload(context)?;
                 }
                 continue;
@@ -159,11 +168,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Exchange<R, W> {
     /// Pushes the request's body on. A peer that no longer takes it may still have answered, so that a failed
     /// write is no error by itself.
     fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), ExchangeError> {
-        if self.upload_broken || self.upload.is_done() {
+        if self.upload_state == UploadState::Broken || self.upload.is_done() {
             return Ok(());
         }
         let writer = &mut self.connection.writer;
-        let polled = if self.upload_held {
+        let polled = if self.upload_state == UploadState::Held {
             self.upload.poll_write_head(context, writer)
         } else {
             self.upload.poll_write(context, writer)
@@ -171,7 +180,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Exchange<R, W> {
         match polled {
             Poll::Pending | Poll::Ready(Ok(())) => Ok(()),
             Poll::Ready(Err(WriteError::Io(_))) => {
-                self.upload_broken = true;
+                self.upload_state = UploadState::Broken;
                 Ok(())
             }
             Poll::Ready(Err(error)) => Err(ExchangeError::RequestBody(error)),
@@ -243,7 +252,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Exchange<R, W> {
         let reusable = self.body_done
             && self.keep_alive
             && self.upload.is_done()
-            && !self.upload_broken
+            && self.upload_state != UploadState::Broken
             && self.connection.reader.bytes.is_empty();
         (self.upload.into_untouched_body(), reusable.then_some(self.connection))
     }

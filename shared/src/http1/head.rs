@@ -219,8 +219,8 @@ pub fn parse_response(head: &[u8], limits: &HeadLimits) -> Result<ResponseHead, 
         (TransferEncoding::Absent, Some(length)) => BodyLength::Fixed(length),
         (TransferEncoding::Absent, None) => BodyLength::UntilClose,
     };
-    let keep_alive = length != BodyLength::UntilClose
-        && if http11 { !scan.close } else { scan.keep_alive && !scan.close };
+    let keep_alive =
+        length != BodyLength::UntilClose && if http11 { !scan.close } else { scan.keep_alive && !scan.close };
     Ok(ResponseHead { status, headers: scan.headers, length, keep_alive })
 }
 
@@ -284,7 +284,8 @@ fn scan<'a>(fields: &[httparse::Header<'a>], bytes: usize, side: Side) -> Result
                 return Err(HeadError::Malformed("Transfer-Encoding twice"));
             }
             let chunked = value.eq_ignore_ascii_case(b"chunked");
-            scan.transfer_encoding = if chunked { TransferEncoding::Chunked } else { TransferEncoding::Other };
+            scan.transfer_encoding =
+                if chunked { TransferEncoding::Chunked } else { TransferEncoding::Other };
         } else if is(field.name, "connection") {
             for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
                 if option.eq_ignore_ascii_case(b"close") {
@@ -299,7 +300,8 @@ fn scan<'a>(fields: &[httparse::Header<'a>], bytes: usize, side: Side) -> Result
             if scan.host.is_some() {
                 return Err(HeadError::Malformed("Host twice"));
             }
-            scan.host = Some(std::str::from_utf8(value).map_err(|_| HeadError::Malformed("bad Host header"))?);
+            scan.host =
+                Some(std::str::from_utf8(value).map_err(|_| HeadError::Malformed("bad Host header"))?);
         } else if side == Side::Request && is(field.name, "expect") {
             scan.expect = Some(value);
         } else if !is_hop_by_hop(field.name.as_bytes(), value) {
@@ -308,7 +310,7 @@ fn scan<'a>(fields: &[httparse::Header<'a>], bytes: usize, side: Side) -> Result
     }
     if !named.is_empty() {
         let mut kept = HeaderBlock::with_capacity(bytes);
-        for (name, value) in scan.headers.iter() {
+        for (name, value) in &scan.headers {
             if !named.iter().any(|other| name.eq_ignore_ascii_case(other)) {
                 kept.push_valid(name, value);
             }

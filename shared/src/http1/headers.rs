@@ -93,6 +93,15 @@ impl HeaderBlock {
     }
 }
 
+impl<'a> IntoIterator for &'a HeaderBlock {
+    type Item = (&'a [u8], &'a [u8]);
+    type IntoIter = Lines<'a>;
+
+    fn into_iter(self) -> Lines<'a> {
+        self.iter()
+    }
+}
+
 impl fmt::Debug for HeaderBlock {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Names only: values can hold credentials.
@@ -156,7 +165,9 @@ mod tests {
     #[test]
     fn line_breaks_and_bad_names_are_refused() {
         let mut block = HeaderBlock::new();
-        for (name, value) in [(&b"A"[..], &b"b\r\nC: d"[..]), (b"A b", b"c"), (b"", b"c"), (b"A:", b"c"), (b"A", b"\0")] {
+        for (name, value) in
+            [(&b"A"[..], &b"b\r\nC: d"[..]), (b"A b", b"c"), (b"", b"c"), (b"A:", b"c"), (b"A", b"\0")]
+        {
             assert!(block.push(name, value).is_err(), "{name:?}: {value:?}");
         }
         assert!(block.is_empty());

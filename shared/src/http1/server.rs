@@ -129,7 +129,8 @@ where
     W: AsyncWrite + Unpin + Send,
     S: Service,
 {
-    let mut connection = ServerConnection { reader: Some(ReadBuffer::new(reader)), writer, timer: Timer::new() };
+    let mut connection =
+        ServerConnection { reader: Some(ReadBuffer::new(reader)), writer, timer: Timer::new() };
     let mut stopped = pin!(stop.cancelled());
     let mut first = true;
     loop {
@@ -305,7 +306,11 @@ where
         let lent = Arc::new(Lent {
             returned: Mutex::new(None),
             finished: AtomicBool::new(false),
-            continue_state: Mutex::new(if head.expects_continue { Continue::Held } else { Continue::Settled }),
+            continue_state: Mutex::new(if head.expects_continue {
+                Continue::Held
+            } else {
+                Continue::Settled
+            }),
         });
         let stream = RequestBody {
             reader: self.reader.take(),
@@ -401,7 +406,11 @@ struct Watched<'a, W> {
 }
 
 impl<W: AsyncWrite + Unpin> AsyncWrite for Watched<'_, W> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut *self.writer).poll_write(context, bytes);
         self.blocked = polled.is_pending();
         polled

@@ -43,7 +43,9 @@ pub struct UnknownLogFormat(String);
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The level or filter is none.
-    #[error("bad log level {level:?}; use error, warn, info, debug or trace, or a filter such as info,kiln_agent=debug")]
+    #[error(
+        "bad log level {level:?}; use error, warn, info, debug or trace, or a filter such as info,kiln_agent=debug"
+    )]
     Level {
         /// As given.
         level: String,
@@ -61,8 +63,7 @@ pub enum TelemetryError {
 /// # Errors
 /// A bad level, or a second call in one process.
 pub fn start_logs(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
-    let filter =
-        EnvFilter::try_new(level).map_err(|_| TelemetryError::Level { level: level.to_owned() })?;
+    let filter = EnvFilter::try_new(level).map_err(|_| TelemetryError::Level { level: level.to_owned() })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => builder.with_target(false).try_init(),
