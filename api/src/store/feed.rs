@@ -10,9 +10,9 @@ use super::resource::{Resource, documents};
 use super::{Change, Changes, Snapshot, StoreError};
 
 /// Changes that are kept. Who is further behind takes a snapshot.
-const CHANGES_KEPT: u64 = 10_000;
+const CHANGES_KEPT: u64 = 4_096;
 /// How many more may pile up before old ones are removed.
-const CHANGES_SLACK: u64 = 1_000;
+const CHANGES_SLACK: u64 = 512;
 
 impl Session {
     /// Adds a change of a `R` to the feed; its revision.

@@ -1,4 +1,13 @@
 //! What clients of the API, the balancer and the agents' records see, driven through the public surface.
 
+mod annotations;
 mod apps;
+mod calls;
+mod feed;
+mod fns;
+mod lists;
+mod openapi;
+mod server;
+mod storage;
 mod support;
+mod triggers;

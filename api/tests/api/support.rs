@@ -1,11 +1,13 @@
 //! The API in this process: requests in, whole answers out.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, Request};
 use kiln_api::{ApiState, Catalog, router};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 
 /// Type of JSON answers.
@@ -109,5 +111,50 @@ impl Api {
 
     pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.request("DELETE", path, "").await
+    }
+}
+
+impl Api {
+    /// Creates an app; its id.
+    pub(crate) async fn app(&self, name: &str) -> String {
+        self.post("/v2/apps", &json!({ "name": name })).await.ok().text("/id")
+    }
+
+    /// Creates a function; its id.
+    pub(crate) async fn function(&self, app_id: &str, name: &str) -> String {
+        let body = json!({ "app_id": app_id, "name": name, "image": "me/image:1" });
+        self.post("/v2/fns", &body).await.ok().text("/id")
+    }
+
+    /// Creates an HTTP trigger; its id.
+    pub(crate) async fn trigger(&self, app_id: &str, fn_id: &str, name: &str, source: &str) -> String {
+        let body =
+            json!({ "app_id": app_id, "fn_id": fn_id, "name": name, "type": "http", "source": source });
+        self.post("/v2/triggers", &body).await.ok().text("/id")
+    }
+}
+
+/// `base` with the fields of `change` over it; `null` removes a field.
+pub(crate) fn with(base: &Value, change: &Value) -> Value {
+    let mut merged = base.as_object().expect("an object").clone();
+    for (key, value) in change.as_object().expect("an object") {
+        if value.is_null() {
+            merged.remove(key);
+        } else {
+            merged.insert(key.clone(), value.clone());
+        }
+    }
+    Value::Object(merged)
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

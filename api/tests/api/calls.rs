@@ -1,0 +1,369 @@
+//! Call records and logs: from the agents' sink to `/v2/fns/{fn_id}/calls` (`spec/api-v2.md`, part 8).
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use jiff::Timestamp;
+use kiln_api::{RecordWriter, Retention};
+use kiln_shared::ids::{AppId, CallId, FunctionId, TriggerId};
+use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record, RecordSink};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Answer, Api, TEXT, until};
+
+/// A function with a writer of its calls.
+struct Calls {
+    api: Api,
+    app_id: AppId,
+    function_id: FunctionId,
+    sink: RecordSink,
+    stop: CancellationToken,
+    writer: JoinHandle<()>,
+}
+
+impl Calls {
+    async fn new() -> Self {
+        Self::keeping(Retention::default()).await
+    }
+
+    async fn keeping(retention: Retention) -> Self {
+        let api = Api::new().await;
+        let app = api.app("a").await;
+        let function = api.function(&app, "f").await;
+        let (sink, records) = RecordSink::bounded(10_000);
+        let stop = CancellationToken::new();
+        let writer = RecordWriter::new(api.catalog.clone(), retention);
+        let writer = tokio::spawn(writer.run(records, stop.clone()));
+        let (app_id, function_id) = (app.parse().expect("an id"), function.parse().expect("an id"));
+        Self { api, app_id, function_id, sink, stop, writer }
+    }
+
+    /// A call that succeeded, made `second` seconds after 1970.
+    fn record(&self, second: i64) -> CallRecord {
+        let at = |millis: i64| Timestamp::from_millisecond(second * 1000 + millis).expect("a time");
+        CallRecord {
+            id: CallId::generate(),
+            app_id: self.app_id,
+            function_id: self.function_id,
+            trigger_id: None,
+            status: CallStatus::Success,
+            error: None,
+            created_at: at(0),
+            started_at: Some(at(1)),
+            completed_at: at(25),
+            cold: false,
+        }
+    }
+
+    /// Sends a record of a call; its id.
+    fn call(&self, second: i64) -> CallId {
+        let record = self.record(second);
+        let id = record.id;
+        self.sink.send(Record::Call(record));
+        id
+    }
+
+    fn log(&self, call_id: CallId, text: &str) {
+        let (app_id, function_id) = (self.app_id, self.function_id);
+        self.sink.send(Record::Log(LogChunk { call_id, app_id, function_id, text: text.to_owned() }));
+    }
+
+    /// Lets the writer finish what was sent.
+    async fn drained(self) -> Api {
+        self.stop.cancel();
+        self.writer.await.expect("no panic");
+        self.api
+    }
+
+    fn path(&self) -> String {
+        format!("/v2/fns/{}/calls", self.function_id)
+    }
+}
+
+async fn ids(api: &Api, path: &str) -> Vec<String> {
+    let json = api.get(path).await.ok().json();
+    let items = json["items"].as_array().expect("items").clone();
+    items.iter().map(|call| call["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+async fn log(api: &Api, path: &str, call: CallId, accept: &str) -> Answer {
+    let request = Request::get(format!("{path}/{call}/log")).header("accept", accept);
+    api.send(request.body(Body::empty()).expect("a request")).await
+}
+
+#[tokio::test]
+async fn a_call_is_shown_in_fns_form() {
+    let calls = Calls::new().await;
+    let trigger = TriggerId::generate();
+    let failed = CallRecord {
+        trigger_id: Some(trigger),
+        status: CallStatus::Error,
+        error: Some("function failed".to_owned()),
+        started_at: None,
+        cold: true,
+        ..calls.record(1_538_306_553)
+    };
+    let (path, app, function) = (calls.path(), calls.app_id, calls.function_id);
+    let succeeded = calls.call(0);
+    let failed_id = failed.id;
+    calls.sink.send(Record::Call(failed));
+    let timed_out = CallRecord { status: CallStatus::Timeout, ..calls.record(2) };
+    let timed_out_id = timed_out.id;
+    calls.sink.send(Record::Call(timed_out));
+    let api = calls.drained().await;
+    assert_eq!(
+        api.get(&format!("{path}/{succeeded}")).await.ok().body,
+        format!(r#"{{"id":"{succeeded}","status":"success","app_id":"{app}","fn_id":"{function}","#)
+            + r#""created_at":"1970-01-01T00:00:00.000Z","started_at":"1970-01-01T00:00:00.001Z","#
+            + r#""completed_at":"1970-01-01T00:00:00.025Z"}"#
+    );
+    assert_eq!(
+        api.get(&format!("{path}/{failed_id}")).await.ok().body,
+        format!(r#"{{"id":"{failed_id}","status":"error","error":"function failed","app_id":"{app}","#)
+            + &format!(
+                r#""fn_id":"{function}","trigger_id":"{trigger}","created_at":"2018-09-30T11:22:33.000Z","#
+            )
+            + r#""completed_at":"2018-09-30T11:22:33.025Z","cold":true}"#
+    );
+    assert_eq!(api.get(&format!("{path}/{timed_out_id}")).await.ok().text("/status"), "timeout");
+}
+
+#[tokio::test]
+async fn calls_are_listed_newest_first_in_pages() {
+    let calls = Calls::new().await;
+    let mut sent: Vec<String> = (0..7).map(|second| calls.call(second).to_string()).collect();
+    sent.reverse();
+    let path = calls.path();
+    let api = calls.drained().await;
+    assert_eq!(ids(&api, &path).await, sent);
+    let mut paged = Vec::new();
+    let mut next = format!("{path}?per_page=3");
+    loop {
+        let page = api.get(&next).await.ok();
+        paged.extend(ids(&api, &next).await);
+        let Some(cursor) = page.json().get("next_cursor").cloned() else { break };
+        next = format!("{path}?per_page=3&cursor={}", cursor.as_str().expect("a text"));
+    }
+    assert_eq!(paged, sent);
+}
+
+#[tokio::test]
+async fn times_select_calls_strictly_between() {
+    let calls = Calls::new().await;
+    for second in [10, 20, 30] {
+        calls.call(second);
+    }
+    let path = calls.path();
+    let api = calls.drained().await;
+    for (query, count) in [
+        ("from_time=10", 2),
+        ("from_time=9", 3),
+        ("to_time=30", 2),
+        ("to_time=31", 3),
+        ("from_time=10&to_time=30", 1),
+        ("from_time=30", 0),
+        ("from_time=-5", 3),
+        ("from_time=&to_time=", 3),
+    ] {
+        assert_eq!(ids(&api, &format!("{path}?{query}")).await.len(), count, "{query}");
+    }
+    for text in ["x", "1.5", "2018-09-30T11:22:33Z", "999999999999999"] {
+        api.get(&format!("{path}?from_time={text}")).await.refused(400, "from_time is not an epoch time");
+        api.get(&format!("{path}?to_time={text}")).await.refused(400, "to_time is not an epoch time");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found() {
+    let calls = Calls::new().await;
+    let call = calls.call(1);
+    let path = calls.path();
+    let api = calls.drained().await;
+    let other = CallId::generate();
+    api.get("/v2/fns/unknown/calls").await.refused(404, "Fn not found");
+    api.get(&format!("{path}/{other}")).await.refused(404, "Call not found");
+    api.get(&format!("{path}/{other}/log")).await.refused(404, "Call log not found");
+    let foreign = format!("/v2/fns/{}/calls/{call}", FunctionId::generate());
+    api.get(&foreign).await.refused(404, "Call not found");
+    api.get(&format!("{foreign}/log")).await.refused(404, "Call log not found");
+}
+
+#[tokio::test]
+async fn pieces_of_a_log_are_joined_in_order_before_and_after_the_call() {
+    let calls = Calls::new().await;
+    let record = calls.record(1);
+    let (id, path) = (record.id, calls.path());
+    calls.log(id, "one\n");
+    calls.log(id, "two <é>\n");
+    until("the pieces are stored on their own", async || {
+        let answer = calls.api.get(&format!("{path}/{id}/log")).await;
+        answer.refused(404, "Call log not found");
+        let stored = calls.sink.clone();
+        stored.send(Record::Call(calls.record(0)));
+        (!ids(&calls.api, &path).await.is_empty()).then_some(())
+    })
+    .await;
+    calls.sink.send(Record::Call(record));
+    calls.log(id, "three");
+    let quiet = calls.call(2);
+    let api = calls.drained().await;
+    assert_eq!(
+        api.get(&format!("{path}/{id}/log")).await.ok().body,
+        format!(r#"{{"message":"Successfully loaded log","log":{{"call_id":"{id}","log":"#)
+            + r#""one\ntwo \u003cé\u003e\nthree"}}"#
+    );
+    assert_eq!(api.get(&format!("{path}/{quiet}/log")).await.ok().json()["log"]["log"], "");
+}
+
+#[tokio::test]
+async fn accept_chooses_the_form_of_a_log() {
+    let calls = Calls::new().await;
+    let (call, path) = (calls.call(1), calls.path());
+    calls.log(call, "a\nb");
+    let api = calls.drained().await;
+    for accept in
+        ["", "application/json", "*/*", "text/html, */*;q=0.1", "text/plain, application/json;q=0.5"]
+    {
+        assert_eq!(log(&api, &path, call, accept).await.ok().json()["log"]["log"], "a\nb", "{accept}");
+    }
+    for accept in ["text/plain", "text/plain;charset=utf-8", "image/png, TEXT/PLAIN"] {
+        let expected = Answer { status: 200, content_type: TEXT.to_owned(), body: "a\nb".to_owned() };
+        assert_eq!(log(&api, &path, call, accept).await, expected, "{accept}");
+    }
+    for accept in ["image/png", "text/*", "application/xml"] {
+        let answer = log(&api, &path, call, accept).await;
+        answer.refused(406, "unable to respond within acceptable response content types");
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_visible_soon_without_any_end() {
+    let calls = Calls::new().await;
+    let (call, path) = (calls.call(1), calls.path());
+    let found = async || (calls.api.get(&format!("{path}/{call}")).await.status == 200).then_some(());
+    until("the call is stored", found).await;
+    calls.drained().await;
+}
+
+#[tokio::test]
+async fn a_call_recorded_twice_is_kept_once() {
+    let calls = Calls::new().await;
+    let record = calls.record(1);
+    let path = calls.path();
+    let again = CallRecord { status: CallStatus::Timeout, ..record.clone() };
+    calls.sink.send(Record::Call(record.clone()));
+    calls.sink.send(Record::Call(again));
+    let api = calls.drained().await;
+    assert_eq!(ids(&api, &path).await, [record.id.to_string()]);
+    assert_eq!(api.get(&format!("{path}/{}", record.id)).await.ok().text("/status"), "success");
+}
+
+#[tokio::test]
+async fn everything_sent_before_the_end_is_stored() {
+    let calls = Calls::new().await;
+    for second in 0..2_345 {
+        let id = calls.call(second);
+        calls.log(id, "x");
+    }
+    let (path, writer_ended) = (calls.path(), calls.stop.clone());
+    let api = calls.drained().await;
+    assert!(writer_ended.is_cancelled());
+    let mut count = 0;
+    let mut next = format!("{path}?per_page=100");
+    loop {
+        let page = api.get(&next).await.ok().json();
+        count += page["items"].as_array().expect("items").len();
+        let Some(cursor) = page.get("next_cursor").and_then(Value::as_str) else { break };
+        next = format!("{path}?per_page=100&cursor={cursor}");
+    }
+    assert_eq!(count, 2_345);
+}
+
+#[tokio::test]
+async fn the_writer_ends_when_all_sinks_are_gone() {
+    let Calls { api, sink, writer, function_id, app_id, stop } = Calls::new().await;
+    let chunk = LogChunk { call_id: CallId::generate(), app_id, function_id, text: "x".to_owned() };
+    sink.send(Record::Log(chunk));
+    drop(sink);
+    tokio::time::timeout(Duration::from_secs(20), writer).await.expect("it ends").expect("no panic");
+    assert!(!stop.is_cancelled());
+    api.get("/v2/apps").await.ok();
+}
+
+#[tokio::test]
+async fn only_the_newest_calls_and_their_logs_are_kept() {
+    let calls = Calls::keeping(Retention { calls_max: 1_000, ..Retention::default() }).await;
+    let mut sent = Vec::new();
+    for second in 0..3_000 {
+        let id = calls.call(second);
+        calls.log(id, "log");
+        sent.push(id);
+    }
+    let path = calls.path();
+    let api = calls.drained().await;
+    let kept = async |id: CallId| api.get(&format!("{path}/{id}")).await.status == 200;
+    for id in &sent[2_000..] {
+        assert!(kept(*id).await, "the newest are kept");
+    }
+    let mut older = 0;
+    for id in &sent[..2_000] {
+        older += u32::from(kept(*id).await);
+    }
+    assert!(older <= 600, "{older} calls too many: at most a tenth and one batch more");
+    api.get(&format!("{path}/{}", sent[0])).await.refused(404, "Call not found");
+    assert_eq!(log(&api, &path, sent[2_999], "text/plain").await.body, "log");
+}
+
+#[tokio::test]
+async fn the_oldest_logs_go_first_when_they_are_too_many_bytes() {
+    let retention = Retention { log_bytes_max: 100_000, call_log_bytes_max: 1_000, ..Retention::default() };
+    let calls = Calls::keeping(retention).await;
+    let text = "x".repeat(700);
+    let mut sent = Vec::new();
+    for second in 0..1_500 {
+        let id = calls.call(second);
+        calls.log(id, &text);
+        calls.log(id, &text);
+        sent.push(id);
+    }
+    let path = calls.path();
+    let api = calls.drained().await;
+    assert_eq!(
+        log(&api, &path, sent[1_499], "text/plain").await.body.len(),
+        1_000,
+        "cut at the call's bound"
+    );
+    let mut bytes = 0;
+    for id in &sent {
+        let answer = log(&api, &path, *id, "text/plain").await;
+        assert_eq!(answer.status, 200, "calls stay");
+        bytes += answer.body.len();
+    }
+    assert!(bytes <= 500_000, "{bytes} bytes: at most a tenth and one batch of 1000 bytes each more");
+    assert_eq!(log(&api, &path, sent[0], "text/plain").await.body, "", "the oldest log is gone");
+}
+
+#[tokio::test]
+async fn calls_and_logs_go_with_their_function() {
+    let calls = Calls::new().await;
+    let (call, path) = (calls.call(1), calls.path());
+    calls.log(call, "secret");
+    let (app, function) = (calls.app_id, calls.function_id);
+    let api = calls.drained().await;
+    assert_eq!(api.delete(&format!("/v2/fns/{function}")).await.status, 204);
+    api.get(&path).await.refused(404, "Fn not found");
+    api.get(&format!("{path}/{call}")).await.refused(404, "Call not found");
+    api.get(&format!("{path}/{call}/log")).await.refused(404, "Call log not found");
+    assert_eq!(api.delete(&format!("/v2/apps/{app}")).await.status, 204);
+}
+
+#[tokio::test]
+async fn an_empty_list_of_calls_has_items() {
+    let calls = Calls::new().await;
+    let path = calls.path();
+    let answer = calls.api.get(&path).await.ok();
+    assert_eq!(answer.json(), json!({"items": []}));
+}

@@ -1,0 +1,165 @@
+//! Opening databases, and what outlives a restart.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use kiln_api::{Catalog, OpenError, RecordWriter, Retention};
+use kiln_shared::ids::CallId;
+use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record, RecordSink};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::Api;
+
+fn directory() -> TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+fn url(path: &Path) -> String {
+    format!("sqlite://{}", path.display())
+}
+
+async fn open_error(url: &str) -> String {
+    let error = Catalog::open(url).await.expect_err("it cannot be opened");
+    let text = error.to_string();
+    assert!(!text.contains('\n'), "one line: {text}");
+    text
+}
+
+#[tokio::test]
+async fn the_catalog_outlives_a_restart() {
+    let home = directory();
+    let url = url(&home.path().join("new/directory/kiln.db"));
+    let api = Api::on(Catalog::open(&url).await.expect("a catalog"));
+    let app = api.post("/v2/apps", &json!({"name": "a", "config": {"K": "V"}})).await.ok().text("/id");
+    let function = api.function(&app, "f").await;
+    api.trigger(&app, &function, "t", "/t").await;
+    let before = api.catalog.snapshot().await.expect("a snapshot");
+    api.catalog.close().await;
+
+    let again = Api::on(Catalog::open(&url).await.expect("the same catalog"));
+    assert_eq!(again.catalog.snapshot().await.expect("a snapshot"), before);
+    assert_eq!(*again.catalog.subscribe().borrow(), 3);
+    again.post("/v2/apps", &json!({"name": "a"})).await.refused(409, "App already exists");
+    again.app("b").await;
+    assert_eq!(*again.catalog.subscribe().borrow(), 4);
+}
+
+#[tokio::test]
+async fn what_was_answered_is_stored_without_an_orderly_end() {
+    let home = directory();
+    let path = home.path().join("kiln.db");
+    let api = Api::on(Catalog::open(&url(&path)).await.expect("a catalog"));
+    api.app("a").await;
+    // What a killed process leaves: the files as they are now.
+    let copy = home.path().join("copy.db");
+    for side in ["", "-wal"] {
+        fs::copy(format!("{}{side}", path.display()), format!("{}{side}", copy.display())).expect("a copy");
+    }
+    let again = Api::on(Catalog::open(&url(&copy)).await.expect("the copy"));
+    assert_eq!(again.get("/v2/apps").await.ok().names(), ["a"]);
+}
+
+#[tokio::test]
+async fn logs_go_on_after_a_restart_in_order_and_bounds_hold() {
+    let home = directory();
+    let url = url(&home.path().join("kiln.db"));
+    let call_id = CallId::generate();
+    let mut function = String::new();
+    for text in ["first ", "second ", "third"] {
+        let api = Api::on(Catalog::open(&url).await.expect("a catalog"));
+        if function.is_empty() {
+            let app = api.app("a").await;
+            function = api.function(&app, "f").await;
+        }
+        let (sink, records) = RecordSink::bounded(1_000);
+        let chunk = |call_id, text: &str| {
+            let (app_id, function_id) =
+                (kiln_shared::ids::AppId::generate(), function.parse().expect("an id"));
+            LogChunk { call_id, app_id, function_id, text: text.to_owned() }
+        };
+        sink.send(Record::Log(chunk(call_id, text)));
+        let now = jiff::Timestamp::now();
+        sink.send(Record::Call(CallRecord {
+            id: call_id,
+            app_id: kiln_shared::ids::AppId::generate(),
+            function_id: function.parse().expect("an id"),
+            trigger_id: None,
+            status: CallStatus::Success,
+            error: None,
+            created_at: now,
+            started_at: None,
+            completed_at: now,
+            cold: false,
+        }));
+        let stop = CancellationToken::new();
+        stop.cancel();
+        RecordWriter::new(api.catalog.clone(), Retention::default()).run(records, stop).await;
+        api.catalog.close().await;
+    }
+    let api = Api::on(Catalog::open(&url).await.expect("a catalog"));
+    let answer = api.get(&format!("/v2/fns/{function}/calls/{call_id}/log")).await.ok();
+    assert_eq!(answer.json()["log"]["log"], "first second third");
+}
+
+#[tokio::test]
+async fn the_database_is_for_its_owner_only() {
+    let home = directory();
+    let path = home.path().join("kiln.db");
+    fs::write(&path, "").expect("a file");
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("permissions");
+    let api = Api::on(Catalog::open(&url(&path)).await.expect("a catalog"));
+    api.app("a").await;
+    let mut files = 0;
+    for entry in fs::read_dir(home.path()).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let mode = entry.metadata().expect("metadata").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.path());
+        files += 1;
+    }
+    assert_eq!(files, 3, "the database and SQLite's side files");
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_used_says_which_and_what_to_do() {
+    let home = directory();
+    let file = home.path().join("file");
+    fs::write(&file, "this is no database, but long enough to have a header of a hundred bytes; ".repeat(4))
+        .expect("a file");
+    for (path, remedy) in [
+        (home.path().join("file/kiln.db"), "choose another path"),
+        (home.path().to_owned(), "choose another path"),
+        (file.clone(), "check that it is a SQLite database"),
+        (Path::new("/proc/kiln/kiln.db").to_owned(), "choose another path or make it writable"),
+    ] {
+        let text = open_error(&url(&path)).await;
+        let named = path.parent().is_some_and(|parent| text.contains(&parent.display().to_string()));
+        assert!(named && text.contains(remedy), "{path:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn urls_of_other_databases_are_refused() {
+    for url in ["", "kiln.db", "postgres://db/kiln", "sqlite://", "sqlite:", "sqlite:///a.db?mode=ro"] {
+        let text = open_error(url).await;
+        assert!(text.contains("sqlite:///path/to/kiln.db"), "{text}");
+        assert!(matches!(Catalog::open(url).await, Err(OpenError::Url(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_left_alone() {
+    let home = directory();
+    let path = home.path().join("kiln.db");
+    let api = Api::on(Catalog::open(&url(&path)).await.expect("a catalog"));
+    api.catalog.close().await;
+    let pool = sqlx::SqlitePool::connect(&url(&path)).await.expect("the database");
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+        VALUES (9999, 'newer', true, x'00', 0)";
+    sqlx::query(newer).execute(&pool).await.expect("a row");
+    pool.close().await;
+    let text = open_error(&url(&path)).await;
+    assert!(text.contains("use the version of Kiln that wrote it") && text.contains("kiln.db"), "{text}");
+}
