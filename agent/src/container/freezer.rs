@@ -78,7 +78,7 @@ fn locate(groups: &str, mounts: &str, id: &str) -> Option<Freezer> {
     Some(Freezer { file: Path::new(mount).join(below).join(file), version })
 }
 
-/// Mount point and root of a line of `mountinfo` (proc_pid_mountinfo(5)) that shows the wanted hierarchy.
+/// Mount point and root of a line of `/proc/PID/mountinfo`, as proc(5) describes it, that shows the wanted hierarchy.
 fn mount_of(line: &str, version: Version) -> Option<(&str, &str)> {
     let (fields, system) = line.split_once(" - ")?;
     let mut fields = fields.split(' ').skip(3);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use tokio::io::unix::AsyncFd;
@@ -46,18 +47,37 @@ pub(crate) fn make_root(root: &Path) -> io::Result<()> {
     fs::set_permissions(root, fs::Permissions::from_mode(0o700))
 }
 
+/// What holds the socket directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// The file system of the root: a function can fill it.
+    Plain,
+    /// A tmpfs for each, of that size.
+    Tmpfs { bytes: u64 },
+}
+
+/// Most entries that a function can make in its tmpfs.
+const TMPFS_INODES_MAX: u32 = 64;
+
 /// One container's directory; removed on drop.
 #[derive(Debug)]
 pub(crate) struct SocketDirectory {
     path: PathBuf,
+    backing: Backing,
 }
 
 impl SocketDirectory {
     /// Makes `root/name`, writable by everyone: only its container sees it, because `root` is closed to others.
-    pub(crate) fn create(root: &Path, name: &str) -> io::Result<Self> {
+    pub(crate) fn create(root: &Path, name: &str, backing: Backing) -> io::Result<Self> {
         let path = root.join(name);
         fs::create_dir(&path)?;
-        let directory = Self { path };
+        let mut directory = Self { path, backing: Backing::Plain };
+        if let Backing::Tmpfs { bytes } = backing {
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            let options = format!("size={bytes},nr_inodes={TMPFS_INODES_MAX},mode=0777");
+            mount(Some("tmpfs"), &directory.path, Some("tmpfs"), flags, Some(options.as_str()))?;
+            directory.backing = backing;
+        }
         fs::set_permissions(&directory.path, fs::Permissions::from_mode(0o777))?;
         Ok(directory)
     }
@@ -90,10 +110,30 @@ impl SocketDirectory {
 
 impl Drop for SocketDirectory {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
+        if let Err(error) = remove(&self.path, self.backing) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a socket directory");
+        }
+    }
+}
+
+fn remove(path: &Path, backing: Backing) -> io::Result<()> {
+    if backing != Backing::Plain {
+        umount2(path, MntFlags::MNT_DETACH)?;
+    }
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Removes the directories under `root` that an earlier life left.
+pub(crate) fn remove_leftovers(root: &Path) {
+    let Ok(entries) = fs::read_dir(root) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        // EINVAL: nothing is mounted there. Whatever else keeps it mounted, the removal meets as well.
+        while umount2(&entry.path(), MntFlags::MNT_DETACH).is_ok() {}
+        if let Err(error) = remove(&entry.path(), Backing::Plain) {
+            tracing::warn!(path = %entry.path().display(), %error, "cannot remove a socket directory that is left over");
         }
     }
 }
@@ -138,9 +178,9 @@ impl SocketWatch {
             let watch = |source| SocketError::Watch { path: self.path.clone(), source };
             let mut guard = notices.readable().await.map_err(watch)?;
             // What happened does not matter: each turn looks for itself.
-            match guard.try_io(|notices| notices.get_ref().0.read_events().map_err(io::Error::from)) {
-                Ok(Err(error)) => return Err(watch(error)),
-                Ok(Ok(_)) | Err(_) => {}
+            let read = guard.try_io(|notices| notices.get_ref().0.read_events().map_err(io::Error::from));
+            if let Ok(Err(error)) = read {
+                return Err(watch(error));
             }
         }
     }
@@ -208,7 +248,7 @@ mod tests {
 
     fn fixture() -> Fixture {
         let root = tempfile::tempdir().unwrap();
-        let directory = SocketDirectory::create(root.path(), "one").unwrap();
+        let directory = SocketDirectory::create(root.path(), "one", Backing::Plain).unwrap();
         Fixture { _root: root, directory }
     }
 

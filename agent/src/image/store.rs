@@ -78,13 +78,11 @@ impl ImageStore {
                 None => self.take_off(&mut known, image),
             }
         };
-        match flight.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().expect("waited for"),
-            Err(_) => {
-                self.lock().flights.remove(image);
-                Err(Failure::internal("the image look-up was cut off"))
-            }
+        if let Ok(outcome) = flight.wait_for(Option::is_some).await {
+            return outcome.clone().expect("waited for");
         }
+        self.lock().flights.remove(image);
+        Err(Failure::internal("the image look-up was cut off"))
     }
 
     /// Forgets that `image` was found good.

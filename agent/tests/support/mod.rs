@@ -30,7 +30,7 @@ const IMAGES: &[(&str, &[&str])] = &[
 ];
 
 /// Makes sure that the image is in the engine and gives its reference.
-pub fn image(name: &str) -> String {
+pub(crate) fn image(name: &str) -> String {
     let (_, changes) = IMAGES.iter().find(|(known, _)| *known == name).expect("an image of the list");
     let directory = workspace_target().join("test-function");
     fs::create_dir_all(&directory).expect("a directory for test functions");
@@ -47,7 +47,7 @@ pub fn image(name: &str) -> String {
 }
 
 /// A tar archive with the program and the directories that mounts need.
-pub fn root_file_system(program: &Path) -> Vec<u8> {
+pub(crate) fn root_file_system(program: &Path) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for directory in ["tmp/", "data/", "etc/", "proc/", "dev/", "sys/"] {
         let mut header = tar::Header::new_gnu();
@@ -65,7 +65,7 @@ pub fn root_file_system(program: &Path) -> Vec<u8> {
 }
 
 /// Makes an image of a root file system.
-pub fn import(reference: &str, changes: &[&str], root: &[u8]) {
+pub(crate) fn import(reference: &str, changes: &[&str], root: &[u8]) {
     let mut command = Command::new("docker");
     command.arg("import");
     for change in changes {
@@ -82,7 +82,7 @@ pub fn import(reference: &str, changes: &[&str], root: &[u8]) {
 }
 
 /// The built program.
-pub fn program(directory: &Path) -> PathBuf {
+pub(crate) fn program(directory: &Path) -> PathBuf {
     let path = directory.join(format!("function-{:016x}", hash(PROGRAM)));
     if path.exists() {
         return path;
@@ -111,7 +111,7 @@ pub fn program(directory: &Path) -> PathBuf {
 }
 
 /// Cargo's target directory.
-pub fn workspace_target() -> PathBuf {
+pub(crate) fn workspace_target() -> PathBuf {
     // This test is target/PROFILE/deps/NAME.
     let test = std::env::current_exe().expect("this program");
     test.ancestors().nth(3).expect("a target directory").to_owned()
@@ -124,7 +124,7 @@ fn hash(text: &str) -> u64 {
 }
 
 /// A function's spec with an image of [`image`], 64 MiB, and `BEHAVIOUR` set.
-pub fn spec(image: &str, behaviour: &str) -> FunctionSpec {
+pub(crate) fn spec(image: &str, behaviour: &str) -> FunctionSpec {
     FunctionSpec {
         id: FunctionId::generate(),
         name: "test".to_owned(),
@@ -144,18 +144,18 @@ pub fn spec(image: &str, behaviour: &str) -> FunctionSpec {
 }
 
 /// A plan for `spec` whose environment is the spec's config.
-pub fn plan(spec: FunctionSpec, transport: Transport) -> ContainerPlan {
+pub(crate) fn plan(spec: FunctionSpec, transport: Transport) -> ContainerPlan {
     let environment = spec.config.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     ContainerPlan { function: Arc::new(Function::new(spec)), environment, transport }
 }
 
 /// Calls a function once on its own connection and gives its answer.
-pub async fn call(socket: &Path, body: &str) -> std::io::Result<String> {
+pub(crate) async fn call(socket: &Path, body: &str) -> std::io::Result<String> {
     // A function that binds `lsnr.sock` itself is noticed a moment before it listens.
     let mut stream = loop {
         match tokio::net::UnixStream::connect(socket).await {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
             connected => break connected?,
         }
@@ -181,14 +181,14 @@ pub async fn call(socket: &Path, body: &str) -> std::io::Result<String> {
 }
 
 /// Runs `docker` and gives what it printed.
-pub fn docker(arguments: &[&str]) -> String {
+pub(crate) fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().expect("docker");
     assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
 /// Waits until `condition` holds, at most 20 s.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !condition().await {
         assert!(std::time::Instant::now() < deadline, "still not: {what}");
@@ -197,7 +197,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 }
 
 /// Reads a child's pipe until it says `words`.
-pub fn read_until(pipe: &mut impl Read, words: &str) -> String {
+pub(crate) fn read_until(pipe: &mut impl Read, words: &str) -> String {
     let (mut text, mut byte) = (String::new(), [0]);
     while !text.contains(words) && pipe.read(&mut byte).expect("a pipe") == 1 {
         text.push(char::from(byte[0]));

@@ -13,7 +13,7 @@
 //! | `chatty` | writes 1 MiB to stdout, then listens as `phony` |
 //! | `hungry` | takes memory until it is killed |
 //! | `cat` | copies stdin to stdout until its end, then ends |
-//! | `lines` | answers each line of stdin with the same line in capitals |
+//! | `lines` | answers each line of stdin as a command, or with the same line in capitals |
 //!
 //! When it listens, it serves HTTP/1.1 with keep-alive. The first word of a request's body is a command, the
 //! rest its argument; anything else is answered as it came:
@@ -47,6 +47,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::exit;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -81,7 +82,11 @@ fn main() {
         "cat" => drop(io::copy(&mut io::stdin(), &mut io::stdout()).unwrap()),
         "lines" => {
             for line in io::stdin().lines() {
-                println!("{}", line.unwrap().to_uppercase());
+                let line = line.unwrap();
+                let (command, argument) = line.split_once(' ').unwrap_or((line.as_str(), ""));
+                let capitals = || line.to_uppercase().into_bytes();
+                let answer = answer(command, argument).unwrap_or_else(capitals);
+                println!("{}", String::from_utf8_lossy(&answer));
             }
         }
         other => panic!("unknown BEHAVIOUR {other}"),
@@ -206,19 +211,17 @@ fn answer(command: &str, argument: &str) -> Option<Vec<u8>> {
             names.join(" ")
         })),
         "threads" => {
-            let (stop, wait) = (std::sync::Arc::new(std::sync::Barrier::new(1)), Duration::from_millis(300));
-            let made = (0..number())
+            // All at once: none ends before the last was tried.
+            let open = Arc::new(Mutex::new(()));
+            let held = open.lock().unwrap();
+            let made: Vec<_> = (0..number())
                 .map_while(|_| {
-                    let stop = std::sync::Arc::clone(&stop);
-                    thread::Builder::new()
-                        .stack_size(64 << 10)
-                        .spawn(move || {
-                            thread::sleep(wait);
-                            drop(stop);
-                        })
-                        .ok()
+                    let open = Arc::clone(&open);
+                    thread::Builder::new().stack_size(64 << 10).spawn(move || drop(open.lock())).ok()
                 })
-                .count();
+                .collect();
+            drop(held);
+            let made = made.into_iter().map(|thread| thread.join().unwrap()).count();
             made.to_string()
         }
         "files" => {

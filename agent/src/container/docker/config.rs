@@ -33,7 +33,8 @@ pub struct DockerConfig {
     /// Where the engine sees `iofs_path`, when it sees it elsewhere (agent in a container, engine outside).
     pub iofs_engine_path: Option<PathBuf>,
     /// Size of the tmpfs under each function's socket directory in bytes, so that no function can fill the
-    /// node's disk through it. `None`, or an agent that may not mount, leaves a plain directory.
+    /// node's disk through it. `None`, or an agent whose mounts the engine does not see, leaves a plain
+    /// directory.
     pub iofs_tmpfs_bytes: Option<u64>,
     /// Longest time for one image pull.
     pub pull_timeout: Duration,
@@ -72,8 +73,8 @@ impl DockerConfig {
             node,
             iofs_path: iofs_path.into(),
             iofs_engine_path: None,
-            iofs_tmpfs_bytes: None,
-            pull_timeout: Duration::from_secs(600),
+            iofs_tmpfs_bytes: Some(256 << 10),
+            pull_timeout: Duration::from_mins(10),
             init_timeout: Duration::from_secs(5),
             close_timeout: Duration::from_secs(30),
             user: "1000:1000".to_owned(),

@@ -16,9 +16,12 @@ use super::config::{DockerConfig, IOFS_PATH_BYTES_MAX};
 use super::engine::{self, Engine, EngineError, explain};
 use super::exits::{Exits, watch_exits};
 use super::labels::Identity;
+use super::network::Network;
 use super::reaper::Reaper;
+use super::sandbox::{SandboxMaker, SandboxPool};
 use super::{leftovers, start};
-use crate::container::{Container, ContainerPlan, Driver, DriverFuture, iofs};
+use crate::container::iofs::{self, Backing, SocketDirectory};
+use crate::container::{Container, ContainerPlan, Driver, DriverFuture};
 use crate::image::{ImageStore, ImageStoreConfig};
 
 /// Why the driver cannot work.
@@ -71,11 +74,14 @@ pub enum ConnectError {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: DockerConfig,
+    pub(super) backing: Backing,
     pub(super) identity: Identity,
     pub(super) engine: Engine,
     pub(super) images: Arc<ImageStore>,
     pub(super) exits: Arc<Exits>,
     pub(super) reaper: Arc<Reaper>,
+    pub(super) network: Network,
+    pub(super) sandboxes: Arc<SandboxPool>,
     /// Starts, output pumps and the exit watch.
     pub(super) tasks: TaskTracker,
     pub(super) runtime: Handle,
@@ -113,7 +119,8 @@ impl DockerDriver {
         let removed = leftovers::remove_containers(&engine, &identity).await.map_err(|error| {
             ConnectError::Leftovers { cause: explain(&error), label: identity.node_filter() }
         })?;
-        leftovers::remove_socket_directories(&config.iofs_path);
+        iofs::remove_leftovers(&config.iofs_path);
+        let backing = choose_backing(&config).await;
         tracing::info!(
             host = config.host,
             version = version.version,
@@ -127,6 +134,9 @@ impl DockerDriver {
             logins: config.registry_logins.clone(),
         };
         let exits = Arc::new(Exits::default());
+        let reaper = Arc::new(Reaper::new(engine.clone(), Arc::clone(&exits)));
+        let network = Network::ensure(&engine, &identity).await;
+        let sandboxes = Arc::new(SandboxPool::new(config.sandboxes));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn(watch_exits(
@@ -136,15 +146,29 @@ impl DockerDriver {
             tasks.clone(),
             stop.clone(),
         ));
+        if config.sandboxes > 0 {
+            let maker = SandboxMaker {
+                engine: engine.clone(),
+                identity: identity.clone(),
+                exits: Arc::clone(&exits),
+                reaper: Arc::clone(&reaper),
+                network: network.mode().to_owned(),
+                arch: version.arch,
+            };
+            tasks.spawn(Arc::clone(&sandboxes).refill(maker, stop.clone()));
+        }
         let shared = Arc::new(Shared {
             images: Arc::new(ImageStore::new(engine.clone(), images)),
-            reaper: Arc::new(Reaper::new(engine.clone(), Arc::clone(&exits))),
             runtime: Handle::current(),
             stop: stop.clone(),
+            backing,
             config,
             identity,
             engine,
             exits,
+            reaper,
+            network,
+            sandboxes,
             tasks,
         });
         Ok(Self { shared, _lock: lock, _stop: stop.drop_guard() })
@@ -165,6 +189,39 @@ fn claim_socket_root(config: &DockerConfig) -> Result<File, ConnectError> {
         Ok(()) => Ok(lock),
         Err(std::fs::TryLockError::WouldBlock) => Err(ConnectError::InUse { path: path.clone() }),
         Err(std::fs::TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+/// A tmpfs for each socket directory, where it is asked for, this process may mount, and the engine sees the
+/// mount: else a function's socket would be made where nobody looks.
+async fn choose_backing(config: &DockerConfig) -> Backing {
+    let Some(bytes) = config.iofs_tmpfs_bytes else { return Backing::Plain };
+    let backing = Backing::Tmpfs { bytes };
+    let probe = || SocketDirectory::create(&config.iofs_path, "probe", backing).map(drop);
+    let usable = engine_shares_mounts(config).await.and_then(|()| probe());
+    match usable {
+        Ok(()) => backing,
+        Err(error) => {
+            let path = &config.iofs_path;
+            tracing::info!(path = %path.display(), %error, "socket directories are plain: functions could fill the disk");
+            Backing::Plain
+        }
+    }
+}
+
+/// Fails unless the engine runs in this process's mount namespace.
+async fn engine_shares_mounts(config: &DockerConfig) -> io::Result<()> {
+    let Some(socket) = config.host.strip_prefix("unix://").filter(|_| config.iofs_engine_path.is_none())
+    else {
+        return Err(io::Error::other("the engine is elsewhere"));
+    };
+    let engine = tokio::net::UnixStream::connect(socket).await?.peer_cred()?.pid();
+    let engine = engine.ok_or_else(|| io::Error::other("the engine's process is not known"))?;
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt"));
+    if namespace(&engine.to_string())? == namespace("self")? {
+        Ok(())
+    } else {
+        Err(io::Error::other("the engine has its own mounts"))
     }
 }
 
@@ -189,8 +246,17 @@ impl Driver for DockerDriver {
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
-            self.shared.reaper.finish(self.shared.config.close_timeout).await;
-            self.shared.stop.cancel();
+            let shared = &self.shared;
+            let limit = shared.config.close_timeout;
+            shared.stop.cancel();
+            shared.sandboxes.close();
+            shared.tasks.close();
+            shared.reaper.finish(limit).await;
+            // A start or a sandbox that was under way ends in the reaper's hands.
+            if tokio::time::timeout(limit, shared.tasks.wait()).await.is_ok() {
+                shared.reaper.finish(limit).await;
+            }
+            shared.network.remove(&shared.engine).await;
         })
     }
 }

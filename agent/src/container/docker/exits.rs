@@ -165,7 +165,7 @@ pub(super) async fn watch_exits(
             match event {
                 Some(Ok(event)) => {
                     retry = RETRY_MIN;
-                    since = event.time.map_or(since, |time| time.unsigned_abs());
+                    since = event.time.map_or(since, i64::unsigned_abs);
                     handle(&exits, &engine, &tasks, event);
                 }
                 Some(Err(error)) => {

@@ -1,8 +1,5 @@
 //! Removes what an earlier life of this node left behind.
 
-use std::fs;
-use std::path::Path;
-
 use bollard::errors::Error;
 use futures_util::StreamExt;
 
@@ -52,15 +49,5 @@ async fn thaw(engine: &Engine, id: &str) {
         && let Err(error) = freezer.thaw()
     {
         tracing::warn!(id, %error, "cannot thaw a container that is left over");
-    }
-}
-
-/// Removes socket directories under `root`. After the containers that had them mounted.
-pub(super) fn remove_socket_directories(root: &Path) {
-    let Ok(entries) = fs::read_dir(root) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        if let Err(error) = fs::remove_dir_all(entry.path()) {
-            tracing::warn!(path = %entry.path().display(), %error, "cannot remove a socket directory that is left over");
-        }
     }
 }

@@ -1,17 +1,22 @@
 //! Containers made by the Docker engine.
 //!
 //! `engine` speaks its API, `blueprint` decides what is asked for, `start` brings a container up, `exits` tells
-//! how containers end, `reaper` removes them.
+//! how containers end, `reaper` removes them. `network` and `firewall` close functions off, `sandbox` and `pause`
+//! prepare their network namespaces, `leftovers` clears up after an earlier life.
 
 mod blueprint;
 mod config;
 mod driver;
 pub(crate) mod engine;
 mod exits;
+mod firewall;
 mod labels;
 mod leftovers;
+mod network;
 mod output;
+mod pause;
 mod reaper;
+mod sandbox;
 mod start;
 
 pub use config::{DockerConfig, ImageVolumes};

@@ -20,6 +20,7 @@ use super::driver::Shared;
 use super::engine::{explain, status};
 use super::output::{Input, PIECES_MAX, StartOutput, Unread, pump};
 use super::reaper::{Estate, Reaper};
+use super::sandbox::Sandbox;
 use super::{blueprint, labels};
 use crate::container::freezer::Freezer;
 use crate::container::iofs::{PinnedSocket, SocketDirectory, SocketError, SocketWatch};
@@ -41,15 +42,50 @@ pub(super) async fn start(
     if wait? == ImageWait::Pulled {
         stages.pull = begun.elapsed();
     }
+    let _under_way = shared.sandboxes.start_begins();
+    let sandbox = shared.sandboxes.take();
+    let kind = if sandbox.is_some() { "ready" } else { "none" };
+    metrics::counter!("kiln_docker_starts_total", "sandbox" => kind).increment(1);
+    match attempt(&shared, &plan, sandbox, &caller, stages).await {
+        // It ended between the look and the start: on without one.
+        Err(StartError::SandboxLost) => attempt(&shared, &plan, None, &caller, stages).await,
+        result => result,
+    }
+    .map_err(|error| match error {
+        StartError::Failed(failure) => failure,
+        StartError::SandboxLost => {
+            Failure::internal("the engine says that a network sandbox is gone; there was none")
+        }
+    })
+}
 
+/// Why one attempt did not succeed.
+enum StartError {
+    /// Its network sandbox is gone.
+    SandboxLost,
+    Failed(Failure),
+}
+
+impl From<Failure> for StartError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+async fn attempt(
+    shared: &Arc<Shared>,
+    plan: &ContainerPlan,
+    sandbox: Option<Sandbox>,
+    caller: &CancellationToken,
+    mut stages: StartStages,
+) -> Result<Container, StartError> {
     let begun = Instant::now();
     // Not cut short: an answer that nobody waits for would leave a container that nobody knows.
-    let made = create(&shared, &plan).await?;
+    let made = create(shared, plan, sandbox).await?;
     stages.create = begun.elapsed();
-
-    match caller.run_until_cancelled(bring_up(&shared, &plan, made, stages)).await {
+    match caller.run_until_cancelled(bring_up(shared, plan, made, stages)).await {
         Some(result) => result,
-        None => Err(Failure::cancelled()),
+        None => Err(StartError::Failed(Failure::cancelled())),
     }
 }
 
@@ -60,7 +96,11 @@ struct Made {
     directory: Option<SocketWatch>,
 }
 
-async fn create(shared: &Arc<Shared>, plan: &ContainerPlan) -> Result<Made, Failure> {
+async fn create(
+    shared: &Arc<Shared>,
+    plan: &ContainerPlan,
+    sandbox: Option<Sandbox>,
+) -> Result<Made, StartError> {
     let name = labels::unique_name("fn");
     let directory = match plan.transport {
         Transport::Socket => Some(socket_directory(shared, &name)?),
@@ -71,18 +111,19 @@ async fn create(shared: &Arc<Shared>, plan: &ContainerPlan) -> Result<Made, Fail
         Failure::internal(chain(&error))
     })?;
     let mounted = directory.as_ref().map(|directory| engine_path(shared, directory));
-    let body = blueprint::function(&shared.config, &shared.identity, plan, mounted.as_deref(), "bridge");
+    let network = sandbox.as_ref().map_or_else(|| shared.network.mode().to_owned(), Sandbox::mode);
+    let body = blueprint::function(&shared.config, &shared.identity, plan, mounted.as_deref(), &network);
     let control = DockerControl {
         name: name.clone(),
         reaper: Arc::clone(&shared.reaper),
         freezer: Arc::new(OnceLock::new()),
         frozen: AtomicBool::new(false),
         socket: OnceLock::new(),
-        estate: Some(Box::new(directory)),
+        estate: Some(Box::new((directory, sandbox))),
     };
     let image = &plan.function.spec.image;
     let mut created = shared.engine.create_container(&name, body.clone()).await;
-    if matches!(&created, Err(error) if status(error) == Some(404)) {
+    if matches!(&created, Err(error) if status(error) == Some(404) && !names_lost_sandbox(error)) {
         // The image was there a moment ago: somebody removed it.
         shared.images.doubt(image);
         shared.images.ensure(image).await?;
@@ -95,7 +136,7 @@ async fn create(shared: &Arc<Shared>, plan: &ContainerPlan) -> Result<Made, Fail
 fn socket_directory(shared: &Shared, name: &str) -> Result<SocketDirectory, Failure> {
     // The random end of the name alone: the path must be short.
     let short = &name[name.len() - 10..];
-    SocketDirectory::create(&shared.config.iofs_path, short)
+    SocketDirectory::create(&shared.config.iofs_path, short, shared.backing)
         .map_err(|error| Failure::internal(format!("cannot make a socket directory: {error}")))
 }
 
@@ -112,7 +153,7 @@ async fn bring_up(
     plan: &ContainerPlan,
     made: Made,
     mut stages: StartStages,
-) -> Result<Container, Failure> {
+) -> Result<Container, StartError> {
     let Made { control, id, directory } = made;
     let begun = Instant::now();
     let exit = shared.exits.register(&control.name);
@@ -230,16 +271,29 @@ fn find_freezer(shared: &Arc<Shared>, control: &DockerControl, id: String) {
     });
 }
 
+/// Whether the engine refuses because the sandbox to be joined is not there or not running.
+fn names_lost_sandbox(error: &Error) -> bool {
+    let words = explain(error);
+    words.contains("No such container") || words.contains("cannot join network of")
+}
+
 /// What an engine's refusal means: the image or the function's settings are at fault when the engine says so,
 /// else the node is.
-fn start_failure(step: &str, error: &Error) -> Failure {
+fn start_failure(step: &str, error: &Error) -> StartError {
+    if names_lost_sandbox(error) {
+        return StartError::SandboxLost;
+    }
     let detail = format!("docker {step}: {}", explain(error));
     let functions_fault = match status(error) {
         Some(400..=499) => true,
         Some(_) => detail.contains("OCI runtime create failed") || detail.contains("failed to create task"),
         None => false,
     };
-    if functions_fault { Failure::init_failed().with_detail(detail) } else { Failure::internal(detail) }
+    StartError::Failed(if functions_fault {
+        Failure::init_failed().with_detail(detail)
+    } else {
+        Failure::internal(detail)
+    })
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -1,79 +1,13 @@
-//! The Docker driver against a real engine: how containers start, what they may do, how they end.
-
-mod support;
+//! How containers start, speak and end.
 
 use std::time::{Duration, Instant};
 
-use kiln_agent::container::docker::{DockerConfig, DockerDriver};
 use kiln_agent::container::{Container, Driver, Exit, OutputSource, Transport};
 use kiln_shared::call::FailureKind;
-use kiln_shared::ids::NodeId;
-use support::{call, docker, eventually, image, plan, spec};
 use tokio::io::AsyncWriteExt;
 
-/// A driver on a node of its own. Its directory goes with it.
-struct Node {
-    driver: DockerDriver,
-    id: NodeId,
-    directory: tempfile::TempDir,
-}
-
-fn node_id() -> NodeId {
-    NodeId::new(format!("test-{}", kiln_shared::ids::Id::generate().as_str()))
-}
-
-fn config(id: &NodeId, directory: &tempfile::TempDir) -> DockerConfig {
-    DockerConfig { sandboxes: 0, ..DockerConfig::new(id.clone(), directory.path()) }
-}
-
-async fn node_with(change: impl FnOnce(&mut DockerConfig)) -> Node {
-    let (id, directory) = (node_id(), tempfile::tempdir().unwrap());
-    let mut config = config(&id, &directory);
-    change(&mut config);
-    let driver = DockerDriver::connect(config).await.unwrap();
-    Node { driver, id, directory }
-}
-
-async fn node() -> Node {
-    node_with(|_| {}).await
-}
-
-impl Node {
-    async fn start(&self, behaviour: &str) -> Container {
-        self.driver.start(plan(spec(&image("function"), behaviour), Transport::Socket)).await.unwrap()
-    }
-
-    /// Names of its containers in the engine, running or not.
-    fn containers(&self) -> Vec<String> {
-        containers_of(&self.id)
-    }
-
-    fn socket_directories(&self) -> usize {
-        let entries = std::fs::read_dir(self.directory.path()).unwrap();
-        entries.flatten().filter(|entry| entry.file_type().unwrap().is_dir()).count()
-    }
-
-    async fn close_with(self, container: Container) {
-        drop(container);
-        self.close().await;
-    }
-
-    async fn close(self) {
-        self.driver.close().await;
-        assert_eq!(self.containers(), Vec::<String>::new());
-        assert_eq!(self.socket_directories(), 0);
-    }
-}
-
-fn containers_of(id: &NodeId) -> Vec<String> {
-    let filter = format!("label=kiln.node={id}");
-    let names = docker(&["ps", "-a", "--filter", &filter, "--format", "{{.Names}}"]);
-    names.lines().map(str::to_owned).collect()
-}
-
-async fn ask(container: &Container, command: &str) -> String {
-    call(container.socket.as_ref().unwrap(), command).await.unwrap()
-}
+use crate::support::{call, docker, eventually, image, plan, spec};
+use crate::{ask, containers_of, node, node_with};
 
 async fn ended(container: &mut Container) -> Exit {
     let exit = tokio::time::timeout(Duration::from_secs(20), container.exit.wait_for(Option::is_some));
@@ -127,7 +61,7 @@ async fn a_function_that_never_listens_times_out() {
 
 #[tokio::test]
 async fn a_function_that_exits_fails_its_start_at_once_and_says_why() {
-    let node = node_with(|config| config.init_timeout = Duration::from_secs(60)).await;
+    let node = node_with(|config| config.init_timeout = Duration::from_mins(1)).await;
     let begun = Instant::now();
     let plan = plan(spec(&image("function"), "exit"), Transport::Socket);
     let failure = node.driver.start(plan).await.unwrap_err();
@@ -143,7 +77,7 @@ async fn a_function_that_prints_much_before_it_listens_starts() {
     let node = node().await;
     let container = node.start("chatty").await;
     assert_eq!(ask(&container, "count").await, "1");
-    node.close_with(container).await;
+    node.close_with([container]).await;
 }
 
 #[tokio::test]
@@ -171,14 +105,13 @@ async fn everything_printed_arrives_in_order_and_by_source() {
         complaint.extend_from_slice(&piece.bytes);
     }
     assert_eq!(complaint, b"about it\n");
-    node.close_with(container).await;
+    node.close_with([container]).await;
 }
 
 #[tokio::test]
 async fn pipes_carry_input_and_its_end() {
     let node = node().await;
-    let mut container =
-        node.driver.start(plan(spec(&image("function"), "cat"), Transport::Pipes)).await.unwrap();
+    let mut container = node.start_pipes(&image("function"), "cat").await;
     assert!(container.socket.is_none());
     let mut stdin = container.stdin.take().unwrap();
     let sent = vec![b'k'; 300_000];
@@ -189,21 +122,20 @@ async fn pipes_carry_input_and_its_end() {
     let ((), received) = tokio::join!(sending, drain(&mut container, OutputSource::Stdout));
     assert_eq!(received, sent);
     assert_eq!(ended(&mut container).await, Exit::Code(0));
-    node.close_with(container).await;
+    node.close_with([container]).await;
 }
 
 #[tokio::test]
 async fn pipes_stay_open_between_calls() {
     let node = node().await;
-    let mut container =
-        node.driver.start(plan(spec(&image("function"), "lines"), Transport::Pipes)).await.unwrap();
+    let mut container = node.start_pipes(&image("function"), "lines").await;
     let mut output = container.output.take().unwrap();
     let mut stdin = container.stdin.take().unwrap();
     for (line, answer) in [("one\n", "ONE\n"), ("two\n", "TWO\n")] {
         stdin.write_all(line.as_bytes()).await.unwrap();
         assert_eq!(&output.recv().await.unwrap().bytes[..], answer.as_bytes());
     }
-    node.close_with(container).await;
+    node.close_with([container]).await;
 }
 
 #[tokio::test]
@@ -216,7 +148,7 @@ async fn an_exit_code_and_a_memory_kill_are_told_apart() {
     assert!(call(hungry.socket.as_ref().unwrap(), "eat").await.is_err());
     assert_eq!(ended(&mut hungry).await, Exit::OutOfMemory);
     drop(plain);
-    node.close_with(hungry).await;
+    node.close_with([hungry]).await;
 }
 
 #[tokio::test]
@@ -229,14 +161,14 @@ async fn a_container_that_is_killed_by_hand_is_noticed() {
     docker(&["rm", "-f", &removed.name]);
     assert!(matches!(ended(&mut removed).await, Exit::Code(137) | Exit::Unknown));
     drop(removed);
-    node.close_with(container).await;
+    node.close_with([container]).await;
 }
 
 #[tokio::test]
 async fn a_dropped_container_is_removed_with_its_directory() {
     let node = node().await;
     let container = node.start("phony").await;
-    assert_eq!(node.containers(), [container.name.clone()]);
+    assert_eq!(node.containers(), [container.name.as_str()]);
     assert_eq!(node.socket_directories(), 1);
     drop(container);
     eventually("the container is gone", async || node.containers().is_empty()).await;
