@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::http::{self, Target};
 use crate::process::{self, interrupted};
@@ -113,7 +113,7 @@ impl Engine {
         }
         command.arg("--volume").arg(format!("{}:/tmp/iofs", folder.display())).arg(&image.reference);
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-        let child = command.spawn().context("cannot start docker; scripts/setup.sh bench installs it")?;
+        let child = process::spawn(command, None)?;
         Ok((Container { engine: self.clone(), name, socket: folder.join("lsnr.sock") }, child))
     }
 
@@ -198,14 +198,4 @@ pub fn socket_folder(parent: &Path, name: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))?;
     Ok(folder)
-}
-
-/// The engine's version, for the record.
-///
-/// # Errors
-/// If the client is missing or the engine does not answer.
-pub fn engine_version() -> Result<String> {
-    let text = process::run(Command::new("docker").args(["version", "--format", "{{json .Server}}"]))?;
-    let server: Value = serde_json::from_str(&text)?;
-    Ok(server["Version"].as_str().unwrap_or("unknown").to_owned())
 }

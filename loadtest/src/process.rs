@@ -1,6 +1,5 @@
 //! Server processes that a benchmark starts: on a core of their own, watched while they start, ended with it.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
@@ -35,9 +34,7 @@ pub fn interrupted() -> bool {
 /// # Errors
 /// If signals cannot be blocked.
 pub fn catch_interrupts() -> Result<()> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
+    let signals = stop_signals();
     signals.thread_block().context("cannot block signals")?;
     thread::spawn(move || {
         while signals.wait().is_ok() {
@@ -45,6 +42,30 @@ pub fn catch_interrupts() -> Result<()> {
         }
     });
     Ok(())
+}
+
+fn stop_signals() -> SigSet {
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM])
+}
+
+/// Starts a command on `core` alone if one is given. A child inherits affinity and blocked signals of the thread that
+/// starts it: that is a thread of its own, in which neither is changed for anybody else.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn spawn(mut command: Command, core: Option<usize>) -> Result<Child> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    thread::scope(|scope| {
+        scope
+            .spawn(move || -> Result<Child> {
+                core.map_or(Ok(()), cost::pin_to_core)?;
+                stop_signals().thread_unblock()?;
+                Ok(command.spawn()?)
+            })
+            .join()
+            .expect("starting a process does not panic")
+    })
+    .with_context(|| format!("cannot start {program}; is it installed and built?"))
 }
 
 /// A running server; dropping it ends it and waits for that.
@@ -64,18 +85,7 @@ impl Server {
         let log = folder.join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| log.display().to_string())?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let program = command.get_program().to_os_string();
-        // A child inherits the affinity of the thread that starts it.
-        let child = thread::scope(|scope| {
-            scope
-                .spawn(move || -> Result<Child> {
-                    core.map_or(Ok(()), cost::pin_to_core)?;
-                    Ok(command.spawn()?)
-                })
-                .join()
-                .expect("starting a process does not panic")
-        })
-        .with_context(|| format!("cannot start {}; is it installed and built?", program.to_string_lossy()))?;
+        let child = spawn(command, core)?;
         Ok(Self { name: name.to_owned(), child, log })
     }
 
@@ -156,27 +166,6 @@ pub fn free_port() -> Result<u16> {
     Ok(port)
 }
 
-/// Runs a command to its end and returns what it printed.
-///
-/// # Errors
-/// With what it printed on stderr, if it fails.
-pub fn run(command: &mut Command) -> Result<String> {
-    let what = format!("{} {}", command.get_program().to_string_lossy(), join(command.get_args()));
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {what}"))?;
-    ensure!(
-        output.status.success(),
-        "{what}: {}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn join<'a>(arguments: impl Iterator<Item = &'a OsStr>) -> String {
-    arguments.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_server_is_gone() {
+    fn a_dropped_server_ends_by_itself_though_the_benchmark_catches_signals() {
+        catch_interrupts().expect("blocks");
+        let begin = Instant::now();
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = Command::new("sleep");
         command.arg("1000");
@@ -201,5 +192,6 @@ mod tests {
         let pid = server.pid();
         drop(server);
         assert!(cost::cpu_time(pid).is_err());
+        assert!(begin.elapsed() < STOP_TIMEOUT, "it was killed");
     }
 }
