@@ -1,10 +1,8 @@
 #!/usr/bin/env bash
-# Installs Kiln's binaries and systemd units on this machine, from a build in target/release. Starts nothing.
+# Installs Kiln and its systemd unit on this machine, from a build in target/release. Starts nothing.
 #
 #   deploy/install.sh single        kiln and kiln.service: one machine
-#   deploy/install.sh lb            kiln-lb and its unit: an edge of a fleet
-#   deploy/install.sh agent         kiln-agent and its unit: a node of a fleet
-#   deploy/install.sh remove        the units and binaries; data and settings stay
+#   deploy/install.sh remove        the unit and the binary; data and settings stay
 #
 # DESTDIR (default: none) is put before every path, for packages.
 set -euo pipefail
@@ -29,15 +27,12 @@ install_part() {
 }
 
 remove() {
-    local unit
-    for unit in kiln kiln-lb kiln-agent; do
-        if [ -z "$root" ] && [ -d /run/systemd/system ] && [ -e "/etc/systemd/system/$unit.service" ]; then
-            as_root systemctl disable --now "$unit"
-        fi
-        as_root rm -f "$root/etc/systemd/system/$unit.service" "$root/usr/local/bin/$unit" "$root/etc/kiln/$unit.env.example"
-    done
+    if [ -z "$root" ] && [ -d /run/systemd/system ] && [ -e /etc/systemd/system/kiln.service ]; then
+        as_root systemctl disable --now kiln
+    fi
+    as_root rm -f "$root/etc/systemd/system/kiln.service" "$root/usr/local/bin/kiln" "$root/etc/kiln/kiln.env.example"
     reload
-    say "removed; data is left in /var/lib/kiln*, settings in /etc/kiln"
+    say "removed; data is left in /var/lib/kiln, settings in /etc/kiln"
 }
 
 reload() {
@@ -46,8 +41,6 @@ reload() {
 
 case "${1:-}" in
     single) install_part kiln kiln ;;
-    lb) install_part kiln-lb kiln-lb ;;
-    agent) install_part kiln-agent kiln-agent ;;
     remove) remove ;;
-    *) die "use: deploy/install.sh single|lb|agent|remove" ;;
+    *) die "use: deploy/install.sh single|remove" ;;
 esac

@@ -51,8 +51,16 @@ fn run(options: &Options) -> Result<()> {
     if options.rounds == 0 || duration.is_zero() {
         bail!("--rounds and --seconds must be larger than 0");
     }
-    for (name, what, benchmark) in chosen {
+    for Entry { name, what, needs, run: benchmark } in chosen {
         println!("{name}: {what}");
+        let binaries = Binaries(options.binaries.clone());
+        if let Some(missing) = needs.iter().find(|binary| binaries.path(binary).is_err()) {
+            if !options.names.is_empty() {
+                binaries.path(missing)?;
+            }
+            println!("(left out: it measures {missing}, which is not built)\n");
+            continue;
+        }
         let used = cost::machine_use()?;
         if used > 0.1 {
             println!("(the machine is {:.0} % busy with other work: figures will be off)", used * 100.0);
@@ -60,7 +68,7 @@ fn run(options: &Options) -> Result<()> {
         let folder =
             tempfile::Builder::new().prefix("kiln-bench-").tempdir().context("no temporary folder")?;
         let bench = Bench {
-            binaries: Binaries(options.binaries.clone()),
+            binaries,
             function: options.function.clone(),
             pingora: options.pingora.clone(),
             folder: folder.path().to_owned(),
@@ -81,8 +89,8 @@ fn choose(names: &[String]) -> Result<Vec<Entry>> {
     names
         .iter()
         .map(|name| {
-            ALL.into_iter().find(|(known, ..)| known == name).with_context(|| {
-                let known: Vec<&str> = ALL.iter().map(|(known, ..)| *known).collect();
+            ALL.into_iter().find(|entry| entry.name == name).with_context(|| {
+                let known: Vec<&str> = ALL.iter().map(|entry| entry.name).collect();
                 format!("unknown benchmark '{name}'; known are {}", known.join(", "))
             })
         })

@@ -44,14 +44,44 @@ impl Bench {
     }
 }
 
-/// A benchmark: its name, what it measures, and itself.
-pub type Entry = (&'static str, &'static str, fn(&Bench) -> Result<Vec<Row>>);
+/// A benchmark.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Its name on the command line and of its results.
+    pub name: &'static str,
+    /// What it measures.
+    pub what: &'static str,
+    /// Kiln's binaries that it starts.
+    pub needs: &'static [&'static str],
+    /// Runs it.
+    pub run: fn(&Bench) -> Result<Vec<Row>>,
+}
 
 /// All benchmarks in the order in which they run.
 pub const ALL: [Entry; 5] = [
-    ("edge", "the edge, HAProxy, nginx and Pingora in front of one server that answers at once", edge::run),
-    ("warm", "a warm call through `kiln start` and to a container's socket directly", warm::run),
-    ("split", "a warm call through kiln-lb and kiln-agent as two processes", split::run),
-    ("cold", "a cold start through `kiln start` and with `docker run`", cold::run),
-    ("memory", "memory and idle CPU of `kiln start`", memory::run),
+    Entry {
+        name: "edge",
+        what: "the edge, HAProxy, nginx and Pingora in front of one server that answers at once",
+        needs: &["kiln-lb"],
+        run: edge::run,
+    },
+    Entry {
+        name: "warm",
+        what: "a warm call through `kiln start` and to a container's socket directly",
+        needs: &["kiln"],
+        run: warm::run,
+    },
+    Entry {
+        name: "split",
+        what: "a warm call through kiln-lb and kiln-agent as two processes",
+        needs: &["kiln-lb", "kiln-agent"],
+        run: split::run,
+    },
+    Entry {
+        name: "cold",
+        what: "a cold start through `kiln start` and with `docker run`",
+        needs: &["kiln"],
+        run: cold::run,
+    },
+    Entry { name: "memory", what: "memory and idle CPU of `kiln start`", needs: &["kiln"], run: memory::run },
 ];
