@@ -18,7 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let mut code = String::from("pub(crate) static FDK_FILES: &[(&str, &str)] = &[\n");
     for file in files {
-        writeln!(code, "    ({file:?}, include_str!({:?})),", fdk.join(&file))?;
+        let (name, path) = (file.display().to_string(), fdk.join(&file).display().to_string());
+        writeln!(code, "    ({name:?}, include_str!({path:?})),")?;
     }
     code.push_str("];\n");
     fs::write(Path::new(&env::var("OUT_DIR")?).join("fdk_files.rs"), code)?;

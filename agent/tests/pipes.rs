@@ -101,18 +101,21 @@ impl Driver for Processes {
                 .spawn()
                 .map_err(|error| Failure::internal(error.to_string()))?;
             let (sender, output) = mpsc::channel(8);
-            let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+            let (stdout, stderr) = (
+                child.stdout.take().expect("the script's side works"),
+                child.stderr.take().expect("the script's side works"),
+            );
             tokio::spawn(pump(stdout, OutputSource::Stdout, sender.clone()));
             tokio::spawn(pump(stderr, OutputSource::Stderr, sender));
-            let stdin = child.stdin.take().unwrap();
+            let stdin = child.stdin.take().expect("the script's side works");
             let (exited, exit) = watch::channel(None);
             let (control, dropped) = oneshot::channel();
             tokio::spawn(async move {
                 let status = tokio::select! {
-                    status = child.wait() => status.unwrap(),
+                    status = child.wait() => status.expect("the script's side works"),
                     _ = dropped => {
-                        child.kill().await.unwrap();
-                        child.wait().await.unwrap()
+                        child.kill().await.expect("the script's side works");
+                        child.wait().await.expect("the script's side works")
                     }
                 };
                 let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
@@ -194,9 +197,10 @@ impl Node {
     }
 
     async fn text(&self, function: &Arc<Function>, body: &'static str) -> String {
-        let response = self.call(function, body).await.unwrap();
+        let response = self.call(function, body).await.expect("the script's side works");
         assert_eq!(response.status, 200);
-        String::from_utf8(response.body.collect(1 << 20).await.unwrap().to_vec()).unwrap()
+        String::from_utf8(response.body.collect(1 << 20).await.expect("the script's side works").to_vec())
+            .expect("the script's side works")
     }
 
     fn started(&self) -> usize {
@@ -206,7 +210,7 @@ impl Node {
     async fn statuses(&mut self, calls: usize) -> Vec<CallStatus> {
         let mut statuses = Vec::new();
         while statuses.len() < calls {
-            if let Record::Call(record) = self.records.recv().await.unwrap() {
+            if let Record::Call(record) = self.records.recv().await.expect("the script's side works") {
                 statuses.push(record.status);
             }
         }
@@ -279,7 +283,8 @@ async fn a_call_without_an_answer_times_out_and_its_container_serves_no_other() 
 async fn an_answer_that_is_cut_off_ends_in_an_error() {
     let node = node();
     let script = r"printf 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf'; read -r line; sleep 0.3";
-    let response = node.call(&function(Format::Http, SOON, script), "x").await.unwrap();
+    let response =
+        node.call(&function(Format::Http, SOON, script), "x").await.expect("the script's side works");
     let cut = response.body.collect(100).await;
     assert!(matches!(cut, Err(BodyError::Interrupted(_))), "{cut:?}");
 }
@@ -290,7 +295,7 @@ async fn a_container_whose_answer_nobody_wants_is_killed() {
     let script = r"printf 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf'; cat >/dev/null";
     let function = function(Format::Http, SOON, script);
     for _ in 0..2 {
-        drop(node.call(&function, "x").await.unwrap());
+        drop(node.call(&function, "x").await.expect("the script's side works"));
     }
     assert_eq!(node.started(), 2);
     assert_eq!(node.statuses(2).await, [CallStatus::Error; 2]);

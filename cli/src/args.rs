@@ -31,7 +31,7 @@ Environment:
 
 /// Functions on your own machines.
 #[derive(Debug, Parser)]
-#[command(name = "kiln", version, about, after_help = EXAMPLES, max_term_width = 110, disable_help_subcommand = false)]
+#[command(name = "kiln", version, after_help = EXAMPLES, max_term_width = 110)]
 pub struct Cli {
     /// Options of every verb.
     #[command(flatten)]
@@ -54,8 +54,15 @@ pub struct GlobalArgs {
     /// Context to use instead of the current one
     #[arg(long, global = true, env = "FN_CONTEXT", value_name = "NAME", hide_env_values = true)]
     pub context: Option<String>,
-    /// Sentences and tables for people, or one JSON value for programs
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
+    /// text for people, or json: one value for programs
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t,
+        hide_possible_values = true
+    )]
     pub output: OutputFormat,
     /// Show everything that the tools underneath say
     #[arg(long, short, global = true)]

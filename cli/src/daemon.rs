@@ -153,8 +153,8 @@ fn wait_until_ready(child: &mut Child, args: &StartArgs, log_path: &Path, log_st
                 .hint(format!("its log is {}", log_path.display()))
                 .into());
         }
-        let answered =
-            runtime.block_on(tokio::time::timeout(Duration::from_secs(2), client.server_version()));
+        let answered = runtime
+            .block_on(async { tokio::time::timeout(Duration::from_secs(2), client.server_version()).await });
         if matches!(answered, Ok(Ok(_))) {
             return Ok(());
         }

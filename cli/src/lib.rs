@@ -3,6 +3,15 @@
 //! One file per verb or noun; [`client`] speaks with the server, [`funcfile`] reads functions' files, [`build`] makes
 //! images. Knows nothing of the inside of edge, API and agent; [`start`] puts them together by their public functions.
 
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "every error here is one sentence for a person, with its remedy in the text"
+)]
+#![expect(
+    clippy::doc_markdown,
+    reason = "doc comments of arguments are the help text, where back quotes would show"
+)]
+
 pub mod apps;
 pub mod args;
 pub mod build;
@@ -53,7 +62,13 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Bump(args) => bump::run(output, &args)?,
         Command::Completion(args) => completion::run(output, &args)?,
         Command::Create(Create::Context(args)) => {
-            context::create(output, &ContextStore::of_user()?, &args, cli.global.api_url, cli.global.registry)?;
+            context::create(
+                output,
+                &ContextStore::of_user()?,
+                &args,
+                cli.global.api_url,
+                cli.global.registry,
+            )?;
         }
         Command::List(List::Contexts) => {
             context::list(output, &ContextStore::of_user()?, cli.global.context.as_deref())?;
@@ -87,7 +102,9 @@ fn with_server(global: &GlobalArgs, output: Output, command: Command) -> Result<
             Command::List(List::Apps(args)) => apps::list(session, args).await,
             Command::List(List::Functions(args)) => functions::list(session, args).await,
             Command::List(List::Triggers(args)) => triggers::list(session, args).await,
-            Command::List(List::Calls(args)) | Command::Calls(Calls::List(args)) => calls::list(session, args).await,
+            Command::List(List::Calls(args)) | Command::Calls(Calls::List(args)) => {
+                calls::list(session, args).await
+            }
             Command::List(List::Config(args)) => config::list(session, args).await,
             Command::Inspect(Inspect::App(args)) => apps::inspect(session, args).await,
             Command::Inspect(Inspect::Function(args)) => functions::inspect(session, args).await,
@@ -103,7 +120,9 @@ fn with_server(global: &GlobalArgs, output: Output, command: Command) -> Result<
             }
             Command::Config(args) => config::set(session, args).await,
             Command::Get(Get::Config(args)) => config::get(session, args).await,
-            Command::Get(Get::Call(args)) | Command::Calls(Calls::Get(args)) => calls::get(session, args).await,
+            Command::Get(Get::Call(args)) | Command::Calls(Calls::Get(args)) => {
+                calls::get(session, args).await
+            }
             Command::Get(Get::Logs(args)) => logs::get(session, args).await,
             Command::Logs(args) => logs::get(session, args.into_get()?).await,
             Command::Version => version::run(session).await,

@@ -124,7 +124,8 @@ pub async fn run(
     let edge = Arc::new(Edge::new(config, routes, view, Arc::new(agent.clone()), api, metrics.clone()));
     let address = listeners.address();
     let stop_edge = CancellationToken::new();
-    let workers = listeners.serve(&edge, &stop_edge, options.grace).context("cannot start the edge's threads")?;
+    let workers =
+        listeners.serve(&edge, &stop_edge, options.grace).context("cannot start the edge's threads")?;
     let stopped = stop_background.clone();
     tasks.spawn(async move {
         // Keeps the histograms bounded between scrapes.
@@ -162,7 +163,9 @@ async fn start_agent(options: &Options, node: NodeId, sink: RecordSink) -> anyho
     let driver: Arc<dyn Driver> = Arc::new(DockerDriver::connect(docker).await?);
     let memory_mib = match options.memory_mib {
         Some(memory_mib) => memory_mib,
-        None => capacity::memory_for_containers_mib().context("cannot read how much memory this machine has")?,
+        None => {
+            capacity::memory_for_containers_mib().context("cannot read how much memory this machine has")?
+        }
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = AgentConfig {
@@ -194,7 +197,8 @@ fn node_id(data_dir: &Path) -> anyhow::Result<NodeId> {
     let name = CallId::generate().to_string().to_lowercase();
     let write = || -> io::Result<()> {
         use std::io::Write as _;
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         writeln!(file, "{name}")
     };
     write().with_context(|| format!("cannot write {}", path.display()))?;

@@ -48,7 +48,8 @@ pub(super) async fn run(
     let connection = match connect(&mut lease).await {
         Ok(connection) => connection,
         Err(error) => {
-            let failure = ended(&mut lease).await.with_detail(format!("cannot connect to the function: {error}"));
+            let failure =
+                ended(&mut lease).await.with_detail(format!("cannot connect to the function: {error}"));
             return Err(journal.failed(failure));
         }
     };
@@ -115,7 +116,8 @@ async fn connect(lease: &mut Lease) -> io::Result<Connection<OwnedReadHalf, Owne
             return Ok(connection);
         }
     }
-    let path = slot.container.socket.as_ref().ok_or_else(|| io::Error::other("the container has no socket"))?;
+    let path =
+        slot.container.socket.as_ref().ok_or_else(|| io::Error::other("the container has no socket"))?;
     let (reader, writer) = UnixStream::connect(path).await?.into_split();
     Ok(Connection::new(reader, writer))
 }
@@ -127,7 +129,9 @@ async fn ended(lease: &mut Lease) -> Failure {
     match exited {
         Ok(Ok(exit)) => match *exit {
             Some(Exit::OutOfMemory) => Failure::out_of_memory(),
-            Some(Exit::Code(code)) => Failure::no_response().with_detail(format!("container exit code {code}")),
+            Some(Exit::Code(code)) => {
+                Failure::no_response().with_detail(format!("container exit code {code}"))
+            }
             Some(Exit::Unknown) | None => Failure::no_response(),
         },
         _ => Failure::no_response(),
@@ -145,7 +149,9 @@ async fn exchange_failure(error: &ExchangeError, lease: &mut Lease) -> Failure {
             let failure = ended(lease).await;
             if failure.detail.is_some() { failure } else { failure.with_detail(error.to_string()) }
         }
-        ExchangeError::Head(_) | ExchangeError::Body(_) => Failure::no_response().with_detail(error.to_string()),
+        ExchangeError::Head(_) | ExchangeError::Body(_) => {
+            Failure::no_response().with_detail(error.to_string())
+        }
     }
 }
 

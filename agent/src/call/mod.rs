@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kiln_shared::body::Body;
-use kiln_shared::call::{CallError, CallFuture, CallHop, CallMode, CallRequest, CallResponse, Failure, Refusal, Stages};
+use kiln_shared::call::{
+    CallError, CallFuture, CallHop, CallMode, CallRequest, CallResponse, Failure, Refusal, Stages,
+};
 use kiln_shared::contract::Limits;
 use kiln_shared::contract::environment::call_environment;
 use kiln_shared::contract::pipe::Framing;
@@ -128,7 +130,8 @@ impl Agent {
             }
         }
         let asked = Instant::now();
-        let environment = (request.function.spec.format == Format::Default).then(|| own_environment(&request));
+        let environment =
+            (request.function.spec.format == Format::Default).then(|| own_environment(&request));
         let lease = match self.shared.slots.acquire(&request.function, environment).await {
             Ok(lease) => lease,
             Err(failure) => return Err(journal.failed(failure).into()),

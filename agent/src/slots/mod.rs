@@ -387,12 +387,9 @@ impl Slots {
                 let mut queue = pool.queue();
                 let now = Instant::now();
                 match queue.take_idle(now) {
-                    Some(slot) => Err(Lease {
-                        slot: Some(slot),
-                        pool: Arc::clone(&pool),
-                        since: now,
-                        touched: false,
-                    }),
+                    Some(slot) => {
+                        Err(Lease { slot: Some(slot), pool: Arc::clone(&pool), since: now, touched: false })
+                    }
                     None if queue.waiting() >= self.shared.config.waiting_calls_max => {
                         return Err(Failure::busy());
                     }

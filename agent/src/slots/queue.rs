@@ -207,7 +207,8 @@ impl<S, W> SlotQueue<S, W> {
                 None => waiting.min(unknown_max.max(1)),
             };
         }
-        let stalled = if self.busy > 0 { now.saturating_duration_since(self.progress) } else { Duration::ZERO };
+        let stalled =
+            if self.busy > 0 { now.saturating_duration_since(self.progress) } else { Duration::ZERO };
         let service = match self.service {
             Some(service) => service.max(stalled),
             None if serving < unknown_max => return unserved.min(unknown_max - serving),
@@ -336,7 +337,7 @@ mod tests {
             let mut queue = Queue::new(now);
             for step in steps {
                 match step {
-                    0 => if queue.take_idle(now).is_none() { queue.wait(0) },
+                    0 => match queue.take_idle(now) { Some(_) => {} None => queue.wait(0) },
                     1 => queue.start_begun(),
                     2 if queue.starting() > 0 => drop(queue.started(1, START_GUESS, now, |_, _| Ok(()))),
                     3 if queue.busy() > 0 => drop(queue.freed(1, START_GUESS, now, |_, _| Ok(()))),

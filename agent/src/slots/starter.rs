@@ -271,9 +271,12 @@ impl Starter {
         match result {
             Ok(mut container) => {
                 let stages = container.stages;
-                for (stage, time) in
-                    [("pull", stages.pull), ("create", stages.create), ("start", stages.start), ("init", stages.init)]
-                {
+                for (stage, time) in [
+                    ("pull", stages.pull),
+                    ("create", stages.create),
+                    ("start", stages.start),
+                    ("init", stages.init),
+                ] {
                     metrics::histogram!("kiln_container_start_duration_seconds", "stage" => stage)
                         .record(time.as_secs_f64());
                 }
@@ -316,8 +319,7 @@ impl Starter {
                     }
                     return;
                 }
-                let offer =
-                    pool.queue().started(slot, took, now, |waiter, slot| pool.deliver(waiter, slot));
+                let offer = pool.queue().started(slot, took, now, |waiter, slot| pool.deliver(waiter, slot));
                 pool.settle(offer);
             }
             Err(failure) => {

@@ -29,8 +29,15 @@ pub enum Builder {
 /// How to build.
 #[derive(Debug, Clone, Args)]
 pub struct BuildOptions {
-    /// Build in Docker, or with this machine's Rust or Go into an image without a base
-    #[arg(long = "build", value_enum, value_name = "WHERE", default_value_t, env = "KILN_BUILD")]
+    /// Where to build: docker, or host for this machine's Rust or Go and an image without a base
+    #[arg(
+        long = "build",
+        value_enum,
+        value_name = "WHERE",
+        default_value_t,
+        env = "KILN_BUILD",
+        hide_possible_values = true
+    )]
     pub builder: Builder,
     /// Do not use what Docker kept of earlier builds
     #[arg(long)]
