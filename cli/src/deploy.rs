@@ -164,17 +164,18 @@ async fn deploy_one(
     let output = session.output;
     let name = file.name()?;
     output.say(format_args!("Deploying {name} to app: {}", app.name))?;
+    let registry = session.settings.registry.as_deref();
+    if !args.local && !file.image(registry)?.contains('/') {
+        // Told before anything is done rather than after the build.
+        return Err(Failure::misuse(format!("the image of {name} names no registry to push to"))
+            .hint("add --local if the server runs on this machine; else give --registry or FN_REGISTRY")
+            .into());
+    }
     if !args.no_bump {
         let version = file.bump(Bump::Patch)?;
         output.say(format_args!("Bumped to version {version}"))?;
     }
-    let image = file.image(session.settings.registry.as_deref())?;
-    if !args.local && !image.contains('/') {
-        // Told before the build rather than after it.
-        return Err(Failure::misuse(format!("the image {image} names no registry to push to"))
-            .hint("add --local if the server runs on this machine; else give --registry or FN_REGISTRY")
-            .into());
-    }
+    let image = file.image(registry)?;
     let image_id = build(output, file, &image, &args.build).await?;
     if !args.local {
         docker::push(output, &image).await?;

@@ -35,7 +35,7 @@ pub struct BuildOptions {
         value_enum,
         value_name = "WHERE",
         default_value_t,
-        env = "KILN_BUILD",
+        env = "KILN_BUILD", hide_env_values = true,
         hide_possible_values = true
     )]
     pub builder: Builder,

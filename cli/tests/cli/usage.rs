@@ -1,0 +1,154 @@
+//! Help, misuse, completion, versions, and a server that is not there.
+
+use serde_json::json;
+
+use crate::support::{Api, Home};
+
+#[test]
+fn help_names_every_verb_and_teaches_by_example() {
+    let help = Home::new().ok("--help");
+    for verb in [
+        "start",
+        "stop",
+        "init",
+        "build",
+        "bump",
+        "push",
+        "deploy",
+        "invoke",
+        "create",
+        "list",
+        "inspect",
+        "update",
+        "delete",
+        "config",
+        "get",
+        "unset",
+        "use",
+        "calls",
+        "logs",
+        "version",
+        "completion",
+    ] {
+        assert!(
+            help.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))),
+            "{verb}\n{help}"
+        );
+    }
+    assert!(help.contains("kiln deploy --app demo --create-app --local"));
+}
+
+#[test]
+fn misuse_ends_with_2() {
+    let home = Home::new();
+    for line in
+        ["", "nonsense", "list", "create app", "invoke demo", "create app a --config x", "deploy --nonsense"]
+    {
+        home.fails(2, line);
+    }
+    home.write("func.yaml", "schema_version: 20180708\nname: a\n");
+    assert!(home.fails(2, "deploy").contains("--app"));
+}
+
+#[test]
+fn fns_short_forms_are_understood() {
+    let api = Api::with_demo();
+    api.on("GET /v2/apps?per_page=100", 200, json!({ "items": [] }));
+    api.on("GET /v2/fns?app_id=A1&per_page=100", 200, json!({ "items": [] }));
+    api.on("GET /v2/triggers?app_id=A1&per_page=100", 200, json!({ "items": [] }));
+    let home = Home::with_api(&api);
+    for line in [
+        "ls a",
+        "ls apps",
+        "list app",
+        "ls f demo",
+        "ls fns demo",
+        "ls t demo",
+        "ls trigs demo",
+        "i a demo",
+        "i f demo hello",
+    ] {
+        home.ok(line);
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named_with_the_remedy() {
+    // A port that was free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = Home::new().fails(1, &format!("list apps --api-url http://{address}"));
+    assert_eq!(
+        error,
+        format!(
+            "error: cannot reach Kiln at http://{address}: connection refused\n\
+             hint: start it with `kiln start`, or set another with --api-url / FN_API_URL\n"
+        )
+    );
+}
+
+#[test]
+fn an_address_that_is_none_is_refused() {
+    assert!(Home::new().fails(1, "list apps --api-url nonsense").contains("is not the URL of an API"));
+}
+
+#[test]
+fn another_kind_of_server_is_told() {
+    let api = Api::start();
+    api.on_raw("GET /v2/apps?per_page=100", 200, &[("content-type", "text/html")], b"<html>".to_vec());
+    assert!(
+        Home::with_api(&api).fails(1, "list apps").contains("did not answer as a Kiln or Fn server does")
+    );
+}
+
+#[test]
+fn the_token_is_sent_and_never_shown() {
+    let api = Api::start();
+    api.on("GET /v2/apps?per_page=100", 401, json!({ "message": "Unauthorized" }));
+    let home = Home::with_api(&api);
+    let output = home.kiln("list apps --verbose").env("FN_TOKEN", "s3cret").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(!said.contains("s3cret") && said.contains("FN_TOKEN"), "{said}");
+    assert_eq!(api.last().headers["authorization"], "Bearer s3cret");
+}
+
+#[test]
+fn version_shows_both_sides_and_lives_without_a_server() {
+    let api = Api::start();
+    api.on("GET /version", 200, json!({ "version": "0.3.753" }));
+    assert!(Home::with_api(&api).ok("version").contains("Server version: 0.3.753"));
+    let home = Home::new();
+    assert!(home.ok("version --api-url http://127.0.0.1:1").contains("Server version: ?"));
+    assert_eq!(home.json("version --api-url http://127.0.0.1:1")["server"], json!(null));
+}
+
+#[test]
+fn completion_scripts_are_made_for_three_shells() {
+    let home = Home::new();
+    assert!(home.ok("completion bash").contains("_kiln()"));
+    assert!(home.ok("completion zsh").starts_with("#compdef kiln"));
+    assert!(home.ok("completion fish").contains("complete -c kiln"));
+    home.fails(2, "completion tcsh");
+}
+
+#[test]
+fn stopping_what_does_not_run_is_no_failure() {
+    let home = Home::new();
+    assert!(home.ok("stop").contains("No Kiln runs"));
+    assert_eq!(home.json("stop")["stopped"], json!(false));
+}
+
+#[test]
+fn a_port_in_use_is_told_before_anything_starts() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = Home::new().fails(1, &format!("start -d --port {}", taken.local_addr().unwrap().port()));
+    assert!(error.contains("cannot listen on 127.0.0.1") && error.contains("--port"), "{error}");
+}
+
+#[test]
+fn an_env_file_with_nonsense_names_the_line() {
+    let home = Home::new();
+    home.write("env", "A=1\nnonsense\n");
+    assert!(home.fails(1, "start --env-file env").contains("env:2: not a NAME=VALUE line"));
+}
