@@ -18,7 +18,7 @@ const PER_PAGE_MAX: usize = 100;
 /// How long to try to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a management request may take. Calls of functions have no such limit: the server has one per function.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Why a request had no good answer.
 #[derive(Debug, thiserror::Error)]

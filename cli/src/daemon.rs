@@ -30,7 +30,7 @@ const DETACHED_MARK: &str = "KILN_DETACHED";
 /// Set once the env file is in the environment.
 const ENV_FILE_MARK: &str = "KILN_ENV_FILE_READ";
 /// How long a Kiln in the background may take until it takes calls.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often to ask whether it does.
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(25);
 

@@ -28,6 +28,7 @@ Examples:
   kiln deploy --all                                         all functions below a folder with an app.yaml
 
 The version in func.yaml is raised first, unless --no-bump is given.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct DeployArgs {
     /// App to deploy to; from app.yaml if left out
     #[arg(long, value_name = "NAME")]

@@ -54,7 +54,7 @@ pub(super) async fn build(
     command.arg(file.folder());
     let built = tool::run(output, step, "docker build", command).await;
     drop(made);
-    built.map_err(|error| explain(error))?;
+    built.map_err(explain)?;
     image_id(image).await
 }
 

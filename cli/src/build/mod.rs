@@ -35,7 +35,8 @@ pub struct BuildOptions {
         value_enum,
         value_name = "WHERE",
         default_value_t,
-        env = "KILN_BUILD", hide_env_values = true,
+        env = "KILN_BUILD",
+        hide_env_values = true,
         hide_possible_values = true
     )]
     pub builder: Builder,

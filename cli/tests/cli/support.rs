@@ -171,7 +171,13 @@ impl Api {
         self.on_raw(line, status, &[("content-type", "application/json")], body.to_string().into_bytes())
     }
 
-    pub(crate) fn on_raw(&self, line: &str, status: u16, headers: &[(&'static str, &str)], body: Vec<u8>) -> &Self {
+    pub(crate) fn on_raw(
+        &self,
+        line: &str,
+        status: u16,
+        headers: &[(&'static str, &str)],
+        body: Vec<u8>,
+    ) -> &Self {
         let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let mut script = self.script.lock().unwrap();
         script.answers.retain(|answer| answer.line != line);
