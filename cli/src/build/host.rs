@@ -78,8 +78,8 @@ async fn cargo(output: Output, step: &Step, file: &FuncFile) -> Result<PathBuf> 
             .hint("a function is a program: give it a src/main.rs")
             .into()),
         (None, _) => {
-            let found: Vec<&str> = binaries.iter().map(|(name, _)| name.as_str()).collect();
-            Err(Failure::new(format!("cargo built {} binaries ({})", found.len(), names.join(", ")))
+            let found: Vec<&str> = binaries.iter().map(|(binary, _)| binary.as_str()).collect();
+            Err(Failure::new(format!("cargo built {} binaries ({})", found.len(), found.join(", ")))
                 .hint(format!("call the one to use {name}, as the function"))
                 .into())
         }
