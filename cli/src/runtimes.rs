@@ -175,7 +175,8 @@ impl Runtime {
         let templates = match self.language {
             Language::Rust => files!["src/main.rs" from "rust/main.rs", "Cargo.toml" from "rust/Cargo.toml",
                 ".gitignore" from "rust/gitignore", ".dockerignore" from "rust/dockerignore"],
-            Language::Go => files!["func.go" from "go/func.go", "go.mod" from "go/go.mod"],
+            Language::Go => files!["func.go" from "go/func.go", "go.mod" from "go/go.mod",
+                ".gitignore" from "go/gitignore"],
             Language::Python => {
                 files!["func.py" from "python/func.py", "requirements.txt" from "python/requirements.txt"]
             }

@@ -1,5 +1,7 @@
 //! The command line from outside: what it prints, what it writes, what it asks a server, and how it ends.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it")]
+
 mod api;
 mod contexts;
 mod deploy;
