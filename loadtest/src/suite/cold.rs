@@ -63,7 +63,8 @@ fn kiln_start(kiln: &Kiln, request: &[u8]) -> Result<f64> {
     connection.first_byte(request)?;
     let elapsed = begin.elapsed();
     // What was measured must have been an answer of the function.
-    ensure!(kiln.target.connect()?.exchange(request)? == 200, "the function does not answer");
+    let status = kiln.target.connect()?.exchange(request)?;
+    ensure!(status == 200, "the function answers with {status}");
     Ok(milliseconds(elapsed))
 }
 

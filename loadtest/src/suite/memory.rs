@@ -33,7 +33,8 @@ pub fn run(bench: &Bench) -> Result<Vec<Row>> {
         let request = kiln::call(&kiln.create_function(&app, &format!("f{index}"), &image.reference)?);
         let mut connection = kiln.target.connect()?;
         for _ in 0..10 {
-            ensure!(connection.exchange(&request)? == 200, "a call failed");
+            let status = connection.exchange(&request)?;
+            ensure!(status == 200, "the function answers with {status}");
         }
     }
     rest(SETTLE)?;
