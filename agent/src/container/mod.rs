@@ -111,7 +111,8 @@ pub trait ContainerControl: Send + Sync {
     /// Stops every process of the container where it is. Costs tens of microseconds; does not block.
     ///
     /// # Errors
-    /// If the freezer cannot be written; the container is unchanged.
+    /// If the freezer cannot be written; the container is unchanged. [`io::ErrorKind::WouldBlock`] says that it
+    /// is not known yet, which passes: try again later. [`io::ErrorKind::Unsupported`] does not pass.
     fn freeze(&self) -> io::Result<()>;
 
     /// Lets a frozen container run on. Costs tens of microseconds; does not block.

@@ -11,6 +11,7 @@ mod images;
 mod leftovers;
 mod life;
 mod network;
+mod outage;
 
 use kiln_agent::container::docker::{DockerConfig, DockerDriver};
 use kiln_agent::container::{Container, Driver, Transport};

@@ -132,3 +132,100 @@ fn ulimits(config: &DockerConfig) -> Vec<ResourcesUlimits> {
         limit("core", 0),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use kiln_shared::function::{Format, Function, FunctionSpec};
+    use kiln_shared::ids::{AppId, FunctionId, NodeId};
+
+    use super::*;
+
+    fn body(transport: Transport, change: impl FnOnce(&mut FunctionSpec)) -> ContainerCreateBody {
+        let mut spec = FunctionSpec {
+            id: FunctionId::generate(),
+            name: "f".to_owned(),
+            app_id: AppId::generate(),
+            app_name: "a".to_owned(),
+            image: "team/f:1".to_owned(),
+            image_digest: None,
+            format: Format::HttpStream,
+            memory_mib: 128,
+            cpu_millis: None,
+            tmpfs_mib: None,
+            timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
+            config: BTreeMap::new(),
+            syslog_url: None,
+        };
+        change(&mut spec);
+        let plan = ContainerPlan {
+            function: Arc::new(Function::new(spec)),
+            environment: vec![("A".to_owned(), "1=2".to_owned())],
+            transport,
+        };
+        let node = NodeId::new("n");
+        let directory = (transport == Transport::Socket).then(|| Path::new("/run/kiln/x"));
+        let config = DockerConfig::new(node.clone(), "/run/kiln");
+        function(&config, &Identity::new(node), &plan, directory, "container:net")
+    }
+
+    fn host(body: &ContainerCreateBody) -> &HostConfig {
+        body.host_config.as_ref().unwrap()
+    }
+
+    #[test]
+    fn every_function_is_hardened() {
+        for transport in [Transport::Socket, Transport::Pipes] {
+            let body = body(transport, |_| {});
+            let host = host(&body);
+            assert_eq!(host.cap_drop.as_deref(), Some(["ALL".to_owned()].as_slice()));
+            assert_eq!(host.security_opt.as_deref(), Some(["no-new-privileges:true".to_owned()].as_slice()));
+            assert_eq!((host.memory, host.memory_swap), (Some(128 << 20), Some(128 << 20)));
+            assert_eq!((host.pids_limit, host.init, host.privileged), (Some(50), Some(true), Some(false)));
+            assert_eq!(host.log_config.as_ref().unwrap().typ.as_deref(), Some("none"));
+            assert_eq!(host.network_mode.as_deref(), Some("container:net"));
+            let nofile =
+                host.ulimits.as_ref().unwrap().iter().find(|limit| limit.name.as_deref() == Some("nofile"));
+            assert_eq!(nofile.map(|limit| (limit.soft, limit.hard)), Some((Some(350), Some(350))));
+            assert_eq!(body.env.as_deref(), Some(["A=1=2".to_owned()].as_slice()));
+        }
+    }
+
+    #[test]
+    fn only_the_formats_of_2018_keep_user_and_root() {
+        let socket = body(Transport::Socket, |_| {});
+        assert_eq!(socket.user.as_deref(), Some("1000:1000"));
+        assert_eq!((host(&socket).readonly_rootfs, socket.open_stdin), (Some(true), Some(false)));
+        assert!(host(&socket).tmpfs.as_ref().unwrap()["/tmp"].ends_with("size=64m"));
+        let pipes = body(Transport::Pipes, |_| {});
+        assert_eq!(pipes.user, None);
+        assert_eq!(
+            (host(&pipes).readonly_rootfs, pipes.open_stdin, pipes.stdin_once),
+            (Some(false), Some(true), Some(true))
+        );
+        assert_eq!((&host(&pipes).tmpfs, &host(&pipes).mounts), (&None, &None));
+    }
+
+    #[test]
+    fn a_cpu_limit_becomes_a_quota_that_the_kernel_accepts() {
+        assert_eq!(host(&body(Transport::Socket, |_| {})).cpu_quota, None);
+        for (millis, quota) in [(1, 1_000), (100, 10_000), (2_500, 250_000)] {
+            let body = body(Transport::Socket, |spec| spec.cpu_millis = Some(millis));
+            assert_eq!(
+                (host(&body).cpu_quota, host(&body).cpu_period),
+                (Some(quota), Some(100_000)),
+                "{millis}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_absurd_memory_limit_does_not_wrap_around() {
+        let body = body(Transport::Socket, |spec| spec.memory_mib = u64::MAX);
+        assert_eq!(host(&body).memory, Some(i64::MAX));
+    }
+}

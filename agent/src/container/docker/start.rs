@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use bollard::errors::Error;
 use kiln_shared::call::Failure;
 use tokio::io::AsyncWrite;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::driver::Shared;
-use super::engine::{explain, status};
+use super::engine::{Engine, explain, status};
 use super::output::{Input, PIECES_MAX, StartOutput, Unread, pump};
 use super::reaper::{Estate, Reaper};
 use super::sandbox::Sandbox;
@@ -64,6 +64,20 @@ enum StartError {
     /// Its network sandbox is gone.
     SandboxLost,
     Failed(Failure),
+}
+
+impl StartError {
+    /// Adds what the container said last: nearly always the reason.
+    fn with_output(self, said: &mut StartOutput) -> Self {
+        let text = said.text();
+        match self {
+            Self::Failed(failure) if !text.trim().is_empty() => {
+                let detail = failure.detail.clone().map_or_else(String::new, |detail| format!("{detail}; "));
+                Self::Failed(failure.with_detail(format!("{detail}its last output: {}", text.trim())))
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<Failure> for StartError {
@@ -169,25 +183,26 @@ async fn bring_up(
         Transport::Socket => (None, Unread::Close),
     };
     shared.tasks.spawn(pump(attached.output, sender, unread));
-    shared.engine.start_container(&control.name).await.map_err(|error| start_failure("start", &error))?;
-    find_freezer(shared, &control, id);
-    stages.start = begun.elapsed();
-
-    let begun = Instant::now();
+    let launched = launch(shared, &control, id);
     let socket = match directory {
         Some(directory) => {
             let mut said = StartOutput::default();
-            let ready = wait_ready(&directory, exit.clone(), shared.config.init_timeout);
+            let ready = wait_ready(&directory, launched, exit.clone(), shared.config.init_timeout);
             let ready = while_reading(ready, &mut output, &mut said).await;
             tracing::debug!(target: "kiln_agent::function_output", name = control.name, output = %said.text(), "start");
-            let socket = ready.map_err(|failure| with_output(failure, &mut said))?;
-            let path = socket.path();
+            let ready = ready.map_err(|error| error.with_output(&mut said))?;
+            stages.start = ready.launched_at.duration_since(begun);
+            stages.init = ready.launched_at.elapsed();
+            let path = ready.socket.path();
             // Set here alone.
-            drop(control.socket.set(socket));
-            stages.init = begun.elapsed();
+            drop(control.socket.set(ready.socket));
             Some(path)
         }
-        None => None,
+        None => {
+            launched.await?;
+            stages.start = begun.elapsed();
+            None
+        }
     };
     Ok(Container {
         name: control.name.clone(),
@@ -200,27 +215,43 @@ async fn bring_up(
     })
 }
 
-/// The socket, or how the start failed (A2). A container that ends first is not waited for.
+/// A function's socket, and when the engine said that the container runs: now, if it has not said so yet.
+struct Ready {
+    socket: PinnedSocket,
+    launched_at: Instant,
+}
+
+/// The socket, or how the start failed (A2). A container that ends first is not waited for, and neither is an
+/// engine that is slower to say that it started a function than the function is to listen.
 async fn wait_ready(
     directory: &SocketWatch,
+    launched: impl Future<Output = Result<(), StartError>>,
     mut exit: watch::Receiver<Option<Exit>>,
     limit: Duration,
-) -> Result<PinnedSocket, Failure> {
-    tokio::select! {
-        // Cancel-safe, all three: a look, a watch, a timer.
-        ready = directory.ready() => ready.map_err(|error| match error {
+) -> Result<Ready, StartError> {
+    let checked = |ready: Result<PinnedSocket, SocketError>| {
+        ready.map_err(|error| match error {
             SocketError::Refused(_) => Failure::init_failed().with_detail(chain(&error)),
             SocketError::Watch { .. } => Failure::internal(chain(&error)),
-        }),
+        })
+    };
+    // Cancel-safe, in both selects: a look, a oneshot, a watch, a timer.
+    tokio::select! {
+        ready = directory.ready() => return Ok(Ready { socket: checked(ready)?, launched_at: Instant::now() }),
+        launched = launched => launched?,
+    }
+    let launched_at = Instant::now();
+    tokio::select! {
+        ready = directory.ready() => Ok(Ready { socket: checked(ready)?, launched_at }),
         ended = exit.wait_for(Option::is_some) => {
             let ended = ended.ok().and_then(|exit| *exit);
-            Err(Failure::init_failed().with_detail(match ended {
+            Err(StartError::Failed(Failure::init_failed().with_detail(match ended {
                 Some(Exit::Code(code)) => format!("container exit code {code}"),
                 Some(Exit::OutOfMemory) => "container out of memory".to_owned(),
                 Some(Exit::Unknown) | None => "the container is gone".to_owned(),
-            }))
+            })))
         }
-        () = tokio::time::sleep(limit) => Err(Failure::init_timed_out()),
+        () = tokio::time::sleep(limit) => Err(StartError::Failed(Failure::init_timed_out())),
     }
 }
 
@@ -246,29 +277,37 @@ async fn while_reading<T>(
     }
 }
 
-/// Adds what the container said last: nearly always the reason.
-fn with_output(failure: Failure, said: &mut StartOutput) -> Failure {
-    let text = said.text();
-    let text = text.trim();
-    if text.is_empty() {
-        return failure;
-    }
-    let detail = failure.detail.clone().map_or_else(String::new, |detail| format!("{detail}; "));
-    failure.with_detail(format!("{detail}its last output: {text}"))
-}
-
-/// Looks up the freezer beside the wait for the socket: it is needed only once the container is idle.
-fn find_freezer(shared: &Arc<Shared>, control: &DockerControl, id: String) {
+/// Starts the container, then looks up its freezer, which is needed only once it is idle. Resolves when the
+/// engine has answered; sees the start through even if nobody waits.
+fn launch(
+    shared: &Arc<Shared>,
+    control: &DockerControl,
+    id: String,
+) -> impl Future<Output = Result<(), StartError>> + use<> {
     let (engine, name, slot) = (shared.engine.clone(), control.name.clone(), Arc::clone(&control.freezer));
+    let (answer, answered) = oneshot::channel();
     shared.tasks.spawn(async move {
-        let Ok(inspected) = engine.inspect_container(&name).await else { return };
-        let pid = inspected.state.and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
-        let Some(pid) = pid.filter(|pid| *pid > 0) else { return };
-        match Freezer::of_process(pid, &id) {
-            Ok(freezer) => drop(slot.set(freezer)),
-            Err(error) => tracing::debug!(name, %error, "this container cannot be frozen"),
+        let result = engine.start_container(&name).await;
+        let started = result.is_ok();
+        // Nobody waits when the start was given up or the socket came first.
+        drop(answer.send(result));
+        if started {
+            // Set here alone.
+            drop(slot.set(find_freezer(&engine, &name, &id).await));
         }
     });
+    async {
+        let result = answered.await.map_err(|_| Failure::internal("a container's start broke"))?;
+        result.map_err(|error| start_failure("start", &error))
+    }
+}
+
+async fn find_freezer(engine: &Engine, name: &str, id: &str) -> Option<Freezer> {
+    let inspected = engine.inspect_container(name).await.ok()?;
+    let pid = u32::try_from(inspected.state?.pid?).ok().filter(|pid| *pid > 0)?;
+    Freezer::of_process(pid, id)
+        .inspect_err(|error| tracing::debug!(name, %error, "this container cannot be frozen"))
+        .ok()
 }
 
 /// Whether the engine refuses because the sandbox to be joined is not there or not running.
@@ -305,8 +344,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 struct DockerControl {
     name: String,
     reaper: Arc<Reaper>,
-    /// Empty until it is found, for ever where it cannot be written.
-    freezer: Arc<OnceLock<Freezer>>,
+    /// Empty until it was looked for, `None` where it cannot be written.
+    freezer: Arc<OnceLock<Option<Freezer>>>,
     frozen: AtomicBool,
     /// Keeps the path that callers connect to valid.
     socket: OnceLock<PinnedSocket>,
@@ -315,14 +354,16 @@ struct DockerControl {
 
 impl ContainerControl for DockerControl {
     fn freeze(&self) -> io::Result<()> {
-        let freezer = self.freezer.get().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        let freezer = self.freezer.get().ok_or(io::ErrorKind::WouldBlock)?;
+        let freezer = freezer.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         self.frozen.store(true, Ordering::Relaxed);
         freezer.freeze()
     }
 
     fn thaw(&self) -> io::Result<()> {
-        let Some(freezer) = self.freezer.get() else { return Ok(()) };
-        freezer.thaw()?;
+        if let Some(Some(freezer)) = self.freezer.get() {
+            freezer.thaw()?;
+        }
         self.frozen.store(false, Ordering::Relaxed);
         Ok(())
     }
