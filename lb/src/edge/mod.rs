@@ -27,7 +27,7 @@ use crate::fleet::{Attempts, Demand, FleetReader, Next, PlacementPolicy, RetryPo
 use crate::guard::{BodyLimit, InFlightLimit, TokenGuard, TooLarge};
 use crate::route::{Route, RouteReader, Target, classify, decode};
 
-pub use listen::{BindError, Drained, Listeners, bind};
+pub use listen::{BindError, Drained, Listeners, Workers, bind};
 
 /// What the edge needs to know.
 #[derive(Debug, Clone)]
