@@ -74,8 +74,7 @@ fn fns_short_forms_are_understood() {
 
 #[test]
 fn a_server_that_is_not_there_is_named_with_the_remedy() {
-    // A port that was free a moment ago.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = format!("127.0.0.1:{}", free_port());
     let error = Home::new().fails(1, &format!("list apps --api-url http://{address}"));
     assert_eq!(
         error,
@@ -151,4 +150,47 @@ fn an_env_file_with_nonsense_names_the_line() {
     let home = Home::new();
     home.write("env", "A=1\nnonsense\n");
     assert!(home.fails(1, "start --env-file env").contains("env:2: not a NAME=VALUE line"));
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Nothing is left running however the test ends.
+struct StopOnDrop<'a>(&'a Home);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.kiln("stop --data-dir kept").output().ok();
+    }
+}
+
+#[test]
+fn kiln_in_the_background_answers_until_it_is_stopped() {
+    let home = Home::new();
+    home.write("env", &format!("# where\nFN_PORT={}\nKILN_DATA_DIR=kept\n", free_port()));
+    let _stop = StopOnDrop(&home);
+    let started = home.json("start --detach --env-file env --memory-mib 256");
+    let url = started["url"].as_str().unwrap();
+    assert!(home.json(&format!("version --api-url {url}"))["server"].is_string());
+    assert!(home.path().join("kept/kiln.pid").exists());
+    let again = home.fails(1, "start --data-dir kept");
+    assert!(
+        again.contains(&format!("runs already with the data folder {}/kept", home.path().display())),
+        "{again}"
+    );
+    let stopped = home.json("stop --data-dir kept");
+    assert_eq!(stopped, json!({ "stopped": true, "pid": started["pid"] }));
+    assert_eq!(home.json(&format!("version --api-url {url}"))["server"], json!(null));
+    assert_eq!(home.json("stop --data-dir kept")["stopped"], json!(false));
+}
+
+#[test]
+fn a_start_in_the_background_that_fails_says_why() {
+    let home = Home::new();
+    // A folder where the database should be.
+    std::fs::create_dir_all(home.path().join("d/kiln.db")).unwrap();
+    let error = home.fails(1, &format!("start -d --data-dir d --port {}", free_port()));
+    assert!(error.contains("Kiln ended while it started") && error.contains("kiln.log"), "{error}");
 }
