@@ -19,7 +19,7 @@ use crate::http::Target;
 /// A server has this long to accept connections after its start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A server has this long to end after SIGTERM: more than Kiln gives to calls under way.
-const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_mins(1);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
