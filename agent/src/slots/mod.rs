@@ -1,7 +1,7 @@
 //! Slots: who runs where on this node.
 //!
 //! The warm path takes one short lock, that of the function's own [`queue`]. Everything that starts, evicts or
-//! retires a container is decided by one owner task, the [`starter`].
+//! retires a container is decided by one owner task (`starter.rs`).
 
 pub mod ledger;
 pub mod queue;
