@@ -4,13 +4,13 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use kiln_benches::{Rounds, demand, fleet, function_ids, report, short};
+use kiln_benches::{CpuTime, Rounds, demand, fleet, function_ids, report, short};
 use kiln_lb::fleet::{Demand, Fleet, PlacementPolicy, TriedSet, place};
 use kiln_shared::report::NodeReport;
 
 const FUNCTIONS: usize = 100_003;
 
-fn decisions(criterion: &mut Criterion) {
+fn decisions(criterion: &mut Criterion<CpuTime>) {
     let policy = PlacementPolicy::default();
     let now = Instant::now();
     let demands: Vec<Demand> = function_ids(2 * FUNCTIONS).into_iter().map(demand).collect();
@@ -40,7 +40,7 @@ fn overloaded(nodes: usize) -> Vec<NodeReport> {
     (0..nodes).map(|number| NodeReport { memory_committed_mib: 65_536, ..busy(number) }).collect()
 }
 
-fn seats(criterion: &mut Criterion) {
+fn seats(criterion: &mut Criterion<CpuTime>) {
     let policy = PlacementPolicy::default();
     let now = Instant::now();
     let demands: Vec<Demand> = function_ids(FUNCTIONS).into_iter().map(demand).collect();
@@ -54,7 +54,7 @@ fn seats(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn reports(criterion: &mut Criterion) {
+fn reports(criterion: &mut Criterion<CpuTime>) {
     let now = Instant::now();
     let demands: Vec<Demand> = function_ids(FUNCTIONS).into_iter().map(demand).collect();
     let mut group = criterion.benchmark_group("report");

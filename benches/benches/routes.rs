@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 use kiln_api::{Change, Changes, Snapshot};
-use kiln_benches::{Rounds, short};
+use kiln_benches::{CpuTime, Rounds, short};
 use kiln_lb::route::{Route, RouteTable, classify, decode};
 use kiln_shared::model::{App, AppInput, FunctionInput, FunctionResource, Trigger, TriggerInput};
 
@@ -44,7 +44,7 @@ fn catalog() -> Snapshot {
     snapshot
 }
 
-fn lookups(criterion: &mut Criterion) {
+fn lookups(criterion: &mut Criterion<CpuTime>) {
     let snapshot = catalog();
     let invokes: Vec<String> =
         snapshot.functions.iter().map(|function| format!("/invoke/{}", function.id)).collect();
@@ -75,7 +75,7 @@ fn lookups(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn changes(criterion: &mut Criterion) {
+fn changes(criterion: &mut Criterion<CpuTime>) {
     let snapshot = catalog();
     let function = snapshot.functions[4711].clone();
     let mut group = criterion.benchmark_group("routes/100000");
