@@ -167,6 +167,7 @@ impl Api {
     }
 
     /// Answers `line` (`METHOD /path?query`) with JSON from now on.
+    #[expect(clippy::needless_pass_by_value, reason = "callers write json!(...)")]
     pub(crate) fn on(&self, line: &str, status: u16, body: Value) -> &Self {
         self.on_raw(line, status, &[("content-type", "application/json")], body.to_string().into_bytes())
     }
