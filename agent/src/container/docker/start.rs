@@ -184,6 +184,7 @@ async fn bring_up(
     };
     shared.tasks.spawn(pump(attached.output, sender, unread));
     let launched = launch(shared, &control, id);
+    #[expect(clippy::single_match_else, reason = "two ways to start, side by side")]
     let socket = match directory {
         Some(directory) => {
             let mut said = StartOutput::default();
