@@ -5,7 +5,7 @@
 //! The directory is writable by the function at any time, so a path into it cannot be trusted twice: what was
 //! checked is pinned by a descriptor, and callers connect through that.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -45,6 +45,28 @@ pub(crate) enum SocketError {
 pub(crate) fn make_root(root: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
     fs::set_permissions(root, fs::Permissions::from_mode(0o700))
+}
+
+/// Name of the lock in a root: held by the one driver that uses it, for as long as it lives.
+const LOCK_NAME: &str = "lock";
+
+/// Takes a root for this process; `None` while another has it.
+pub(crate) fn lock_root(root: &Path) -> io::Result<Option<File>> {
+    try_lock(File::create(root.join(LOCK_NAME))?)
+}
+
+/// The lock of a root that was used once and that nobody uses now.
+pub(crate) fn lock_dead_root(root: &Path) -> Option<File> {
+    let file = File::options().write(true).open(root.join(LOCK_NAME)).ok()?;
+    try_lock(file).ok().flatten()
+}
+
+fn try_lock(file: File) -> io::Result<Option<File>> {
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// What holds the socket directories.

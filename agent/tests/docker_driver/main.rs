@@ -79,8 +79,7 @@ impl Node {
     }
 
     fn socket_directories(&self) -> usize {
-        let entries = std::fs::read_dir(self.directory.path()).unwrap();
-        entries.flatten().filter(|entry| entry.file_type().unwrap().is_dir()).count()
+        socket_directories(self.directory.path())
     }
 
     async fn close_with(self, containers: impl IntoIterator<Item = Container>) {
@@ -94,6 +93,10 @@ impl Node {
         assert_eq!(networks_of(&self.id), Vec::<String>::new());
         assert_eq!(self.socket_directories(), 0);
     }
+}
+
+fn socket_directories(root: &std::path::Path) -> usize {
+    std::fs::read_dir(root).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_dir()).count()
 }
 
 fn containers_of(id: &NodeId) -> Vec<String> {

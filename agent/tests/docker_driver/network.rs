@@ -105,3 +105,14 @@ async fn a_sandbox_that_was_killed_is_passed_over() {
     assert_eq!(ask(&container, "hello").await, "hello");
     node.close_with([container]).await;
 }
+
+#[tokio::test]
+async fn a_pruned_network_is_made_again() {
+    let node = node().await;
+    let network = networks_of(&node.id).remove(0);
+    docker(&["network", "rm", &network]);
+    let container = node.start("phony").await;
+    assert_eq!(network_mode(&container), network);
+    assert_eq!(ask(&container, "hello").await, "hello");
+    node.close_with([container]).await;
+}

@@ -65,6 +65,11 @@ pub struct DockerConfig {
 }
 
 impl DockerConfig {
+    /// Whether the engine runs on this machine.
+    pub(super) fn engine_is_local(&self) -> bool {
+        self.host.starts_with("unix://")
+    }
+
     /// The defaults: the contract's limits (`spec/container-contract.md`, A2 and A7), the local engine, and
     /// logins from the Docker configuration of this user.
     pub fn new(node: NodeId, iofs_path: impl Into<PathBuf>) -> Self {

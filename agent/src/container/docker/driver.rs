@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kiln_shared::call::Failure;
 use tokio::runtime::Handle;
@@ -23,6 +24,10 @@ use super::{leftovers, start};
 use crate::container::iofs::{self, Backing, SocketDirectory};
 use crate::container::{Container, ContainerPlan, Driver, DriverFuture};
 use crate::image::{ImageStore, ImageStoreConfig};
+
+/// How long to wait for the lock of the socket root: another node may be clearing up what this one left.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why the driver cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +85,7 @@ pub(super) struct Shared {
     pub(super) images: Arc<ImageStore>,
     pub(super) exits: Arc<Exits>,
     pub(super) reaper: Arc<Reaper>,
-    pub(super) network: Network,
+    pub(super) network: Arc<Network>,
     pub(super) sandboxes: Arc<SandboxPool>,
     /// Starts, output pumps and the exit watch.
     pub(super) tasks: TaskTracker,
@@ -113,13 +118,14 @@ impl DockerDriver {
     /// When the engine does not answer, when the socket directory cannot be used, or when leftovers stay.
     pub async fn connect(config: DockerConfig) -> Result<Self, ConnectError> {
         engine::describe_metrics();
-        let lock = claim_socket_root(&config)?;
+        let lock = claim_socket_root(&config).await?;
         let (engine, version) = Engine::connect(&config.host).await?;
         let identity = Identity::new(config.node.clone());
         let removed = leftovers::remove_containers(&engine, &identity).await.map_err(|error| {
             ConnectError::Leftovers { cause: explain(&error), label: identity.node_filter() }
         })?;
         iofs::remove_leftovers(&config.iofs_path);
+        leftovers::remove_dead_nodes(&engine, &identity).await;
         let backing = choose_backing(&config).await;
         tracing::info!(
             host = config.host,
@@ -135,7 +141,7 @@ impl DockerDriver {
         };
         let exits = Arc::new(Exits::default());
         let reaper = Arc::new(Reaper::new(engine.clone(), Arc::clone(&exits)));
-        let network = Network::ensure(&engine, &identity).await;
+        let network = Arc::new(Network::ensure(&engine, &config, &identity).await);
         let sandboxes = Arc::new(SandboxPool::new(config.sandboxes));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -152,7 +158,8 @@ impl DockerDriver {
                 identity: identity.clone(),
                 exits: Arc::clone(&exits),
                 reaper: Arc::clone(&reaper),
-                network: network.mode().to_owned(),
+                network: Arc::clone(&network),
+                config: config.clone(),
                 arch: version.arch,
             };
             tasks.spawn(Arc::clone(&sandboxes).refill(maker, stop.clone()));
@@ -176,7 +183,7 @@ impl DockerDriver {
 }
 
 /// Makes the socket root and takes it for this driver alone.
-fn claim_socket_root(config: &DockerConfig) -> Result<File, ConnectError> {
+async fn claim_socket_root(config: &DockerConfig) -> Result<File, ConnectError> {
     let path = &config.iofs_path;
     let length = path.as_os_str().len();
     if length > IOFS_PATH_BYTES_MAX {
@@ -184,11 +191,15 @@ fn claim_socket_root(config: &DockerConfig) -> Result<File, ConnectError> {
     }
     let unusable = |source| ConnectError::SocketRoot { path: path.clone(), source };
     iofs::make_root(path).map_err(unusable)?;
-    let lock = File::create(path.join("lock")).map_err(unusable)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(ConnectError::InUse { path: path.clone() }),
-        Err(std::fs::TryLockError::Error(source)) => Err(unusable(source)),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        if let Some(lock) = iofs::lock_root(path).map_err(unusable)? {
+            return Ok(lock);
+        }
+        if Instant::now() >= deadline {
+            return Err(ConnectError::InUse { path: path.clone() });
+        }
+        tokio::time::sleep(LOCK_INTERVAL).await;
     }
 }
 

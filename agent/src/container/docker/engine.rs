@@ -15,7 +15,8 @@ use bollard::models::{
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
     EventsOptionsBuilder, InspectContainerOptions, InspectNetworkOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
+    StartContainerOptions,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -184,6 +185,13 @@ impl Engine {
 
     pub(crate) async fn inspect_network(&self, name: &str) -> Result<NetworkInspect, Error> {
         timed("network_inspect", self.docker.inspect_network(name, None::<InspectNetworkOptions>)).await
+    }
+
+    /// All networks that carry `label` (`name=value`).
+    pub(crate) async fn list_networks(&self, label: &str) -> Result<Vec<bollard::models::Network>, Error> {
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+        timed("network_list", self.docker.list_networks(Some(options))).await
     }
 
     pub(crate) async fn create_network(&self, request: NetworkCreateRequest) -> Result<(), Error> {

@@ -34,22 +34,29 @@ pub(super) struct Firewall {
 }
 
 impl Firewall {
-    /// Closes the host to what comes in from `bridge`.
-    pub(super) async fn close(tag: &str, bridge: &str) -> Result<Self, FirewallError> {
-        let firewall = Self { chain: format!("KILN-{tag}"), bridge: bridge.to_owned() };
-        let resolvers = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
-        firewall.load(&chain_rules(&firewall.chain, &resolvers)).await?;
-        let through = firewall.through_hook().await;
-        for hook in ["INPUT", through] {
-            if firewall.hook("-C", hook).await.is_err() {
-                firewall.hook("-I", hook).await?;
-            }
-        }
-        Ok(firewall)
+    /// The rules of the node that `tag` names, for its `bridge`; nothing is set yet.
+    pub(super) fn new(tag: &str, bridge: &str) -> Self {
+        Self { chain: format!("KILN-{tag}"), bridge: bridge.to_owned() }
     }
 
-    /// Takes the rules away again.
+    /// Closes the host to what comes in from the bridge.
+    pub(super) async fn close(&self) -> Result<(), FirewallError> {
+        let resolvers = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
+        self.load(&chain_rules(&self.chain, &resolvers)).await?;
+        let through = self.through_hook().await;
+        for hook in ["INPUT", through] {
+            if self.hook("-C", hook).await.is_err() {
+                self.hook("-I", hook).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the rules away again, if there are any.
     pub(super) async fn open(&self) {
+        if iptables(&["-L", &self.chain, "-n"]).await.is_err() {
+            return;
+        }
         for hook in ["INPUT", "DOCKER-USER", "FORWARD"] {
             // More than once only if somebody added it by hand.
             while self.hook("-D", hook).await.is_ok() {}

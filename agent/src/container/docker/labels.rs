@@ -5,6 +5,10 @@ use std::collections::HashMap;
 use kiln_shared::function::Function;
 use kiln_shared::ids::{Id, NodeId};
 
+/// Value of [`ROLE`] on a network.
+pub(super) const NETWORK_ROLE: &str = "network";
+/// Socket root of the driver that made it; on networks.
+pub(super) const ROOT: &str = "kiln.root";
 /// The node that made it.
 pub(super) const NODE: &str = "kiln.node";
 /// The process that made it: random per driver.
@@ -36,7 +40,7 @@ impl Identity {
 
     /// `kiln.node=...`, for filters.
     pub(super) fn node_filter(&self) -> String {
-        format!("{NODE}={}", self.node)
+        node_filter(self.node.as_str())
     }
 
     pub(super) fn of_function(&self, function: &Function) -> HashMap<String, String> {
@@ -53,6 +57,11 @@ impl Identity {
             (ROLE.to_owned(), role.to_owned()),
         ])
     }
+}
+
+/// `kiln.node=...`, for filters.
+pub(super) fn node_filter(node: &str) -> String {
+    format!("{NODE}={node}")
 }
 
 /// A name that no other container has.

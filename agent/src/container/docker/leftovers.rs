@@ -1,23 +1,57 @@
-//! Removes what an earlier life of this node left behind.
+//! Removes what an earlier life of this node left behind, and what nodes left that live no more.
+//!
+//! A node is dead when its socket root is on this machine and nobody holds the root's lock. Whoever clears up
+//! after it holds that lock meanwhile.
+
+use std::path::Path;
 
 use bollard::errors::Error;
 use futures_util::StreamExt;
 
-use super::engine::{Engine, status};
-use super::labels::{INSTANCE, Identity};
+use super::engine::{Engine, explain, status};
+use super::labels::{INSTANCE, Identity, NETWORK_ROLE, NODE, ROLE, ROOT, node_filter};
+use super::network::Network;
 use crate::container::freezer::Freezer;
+use crate::container::iofs;
 
 /// Removals under way at once.
 const REMOVALS_MAX: usize = 4;
 
 /// Removes the containers of this node that another instance made. Returns how many there were.
 pub(super) async fn remove_containers(engine: &Engine, identity: &Identity) -> Result<usize, Error> {
-    let listed = engine.list_containers(&identity.node_filter()).await?;
+    remove_containers_of(engine, &identity.node_filter(), &identity.instance).await
+}
+
+/// Removes containers and networks of dead nodes: a network that nobody uses takes one of the engine's few
+/// address ranges. What cannot be removed stays for the next who comes by.
+pub(super) async fn remove_dead_nodes(engine: &Engine, identity: &Identity) {
+    let networks = engine.list_networks(&format!("{ROLE}={NETWORK_ROLE}")).await.unwrap_or_default();
+    for network in networks {
+        let labels = network.labels.unwrap_or_default();
+        let (Some(node), Some(root)) = (labels.get(NODE), labels.get(ROOT).map(Path::new)) else { continue };
+        if node == identity.node.as_str() {
+            continue;
+        }
+        let Some(_lock) = iofs::lock_dead_root(root) else { continue };
+        tracing::info!(node, "clearing up after a node that lives no more");
+        match remove_containers_of(engine, &node_filter(node), "").await {
+            Ok(_) => {
+                iofs::remove_leftovers(root);
+                Network::of_node(node).remove(engine).await;
+            }
+            Err(error) => tracing::warn!(node, error = explain(&error), "its containers stay"),
+        }
+    }
+}
+
+/// Removes the containers that `filter` shows, except those of `instance`.
+async fn remove_containers_of(engine: &Engine, filter: &str, instance_kept: &str) -> Result<usize, Error> {
+    let listed = engine.list_containers(filter).await?;
     let ids: Vec<String> = listed
         .into_iter()
         .filter(|container| {
             let instance = container.labels.as_ref().and_then(|labels| labels.get(INSTANCE));
-            instance.is_none_or(|instance| *instance != identity.instance)
+            instance.is_none_or(|instance| instance != instance_kept)
         })
         .filter_map(|container| container.id)
         .collect();

@@ -14,9 +14,11 @@ use bollard::errors::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::config::DockerConfig;
 use super::engine::{Engine, explain};
 use super::exits::Exits;
 use super::labels::{self, Identity};
+use super::network::Network;
 use super::reaper::Reaper;
 use super::{blueprint, pause};
 use crate::container::Exit;
@@ -84,8 +86,8 @@ pub(super) struct SandboxMaker {
     pub(super) identity: Identity,
     pub(super) exits: Arc<Exits>,
     pub(super) reaper: Arc<Reaper>,
-    /// Network mode of the sandboxes.
-    pub(super) network: String,
+    pub(super) network: Arc<Network>,
+    pub(super) config: DockerConfig,
     /// Architecture of the engine.
     pub(super) arch: String,
 }
@@ -134,33 +136,24 @@ impl SandboxPool {
 
     /// Keeps the pool full until `stop`.
     pub(super) async fn refill(self: Arc<Self>, maker: SandboxMaker, stop: CancellationToken) {
-        // Cancelled between steps only: a create that is under way must be seen through.
-        let image = loop {
-            match pause::ensure_image(&maker.engine, &maker.arch).await {
-                Ok(Some(image)) => break image,
+        let mut retry = RETRY_MIN;
+        loop {
+            if stop.run_until_cancelled(self.wanted()).await.is_none() {
+                return;
+            }
+            // Not cut short: a create that is under way must be seen through.
+            let pause = match maker.make().await {
+                Ok(Some(sandbox)) => {
+                    self.put(sandbox);
+                    retry = RETRY_MIN;
+                    REFILL_INTERVAL
+                }
                 Ok(None) => {
                     tracing::warn!(
                         arch = maker.arch,
                         "no network sandboxes on this architecture: slower starts"
                     );
                     return;
-                }
-                Err(error) => tracing::warn!(error = explain(&error), "cannot make the sandboxes' image"),
-            }
-            if stop.run_until_cancelled(tokio::time::sleep(RETRY_MAX)).await.is_none() {
-                return;
-            }
-        };
-        let mut retry = RETRY_MIN;
-        loop {
-            if stop.run_until_cancelled(self.wanted()).await.is_none() {
-                return;
-            }
-            let pause = match maker.make(&image).await {
-                Ok(sandbox) => {
-                    self.put(sandbox);
-                    retry = RETRY_MIN;
-                    REFILL_INTERVAL
                 }
                 Err(error) => {
                     tracing::warn!(error = explain(&error), "cannot make a network sandbox");
@@ -190,14 +183,18 @@ impl SandboxPool {
 }
 
 impl SandboxMaker {
-    async fn make(&self, image: &str) -> Result<Sandbox, Error> {
+    /// A running sandbox; `None` where there is no program for it. Network and image are looked after each
+    /// time: somebody may have pruned them.
+    async fn make(&self) -> Result<Option<Sandbox>, Error> {
+        let Some(image) = pause::ensure_image(&self.engine, &self.arch).await? else { return Ok(None) };
+        self.network.repair(&self.engine, &self.config, &self.identity).await?;
         let name = labels::unique_name("net");
-        let body = blueprint::sandbox(&self.identity, image, &self.network);
+        let body = blueprint::sandbox(&self.identity, &image, self.network.mode());
         // Before the create: whatever comes of it is removed when this is dropped.
         let exit = self.exits.register(&name);
         let sandbox = Sandbox { name, exit, reaper: Arc::clone(&self.reaper) };
         self.engine.create_container(&sandbox.name, body).await?;
         self.engine.start_container(&sandbox.name).await?;
-        Ok(sandbox)
+        Ok(Some(sandbox))
     }
 }

@@ -47,22 +47,26 @@ pub(super) async fn start(
     let kind = if sandbox.is_some() { "ready" } else { "none" };
     metrics::counter!("kiln_docker_starts_total", "sandbox" => kind).increment(1);
     match attempt(&shared, &plan, sandbox, &caller, stages).await {
-        // It ended between the look and the start: on without one.
-        Err(StartError::SandboxLost) => attempt(&shared, &plan, None, &caller, stages).await,
+        // It ended between the look and the start, or somebody pruned the network: on without a sandbox.
+        Err(StartError::NetworkLost) => {
+            let repaired = shared.network.repair(&shared.engine, &shared.config, &shared.identity).await;
+            repaired.map_err(|error| Failure::internal(format!("docker network: {}", explain(&error))))?;
+            attempt(&shared, &plan, None, &caller, stages).await
+        }
         result => result,
     }
     .map_err(|error| match error {
         StartError::Failed(failure) => failure,
-        StartError::SandboxLost => {
-            Failure::internal("the engine says that a network sandbox is gone; there was none")
-        }
+        StartError::NetworkLost => Failure::internal(
+            "the engine says that the functions' network is gone; it was there a moment ago",
+        ),
     })
 }
 
 /// Why one attempt did not succeed.
 enum StartError {
-    /// Its network sandbox is gone.
-    SandboxLost,
+    /// Its network, or its network sandbox, is gone.
+    NetworkLost,
     Failed(Failure),
 }
 
@@ -137,7 +141,7 @@ async fn create(
     };
     let image = &plan.function.spec.image;
     let mut created = shared.engine.create_container(&name, body.clone()).await;
-    if matches!(&created, Err(error) if status(error) == Some(404) && !names_lost_sandbox(error)) {
+    if matches!(&created, Err(error) if status(error) == Some(404) && !names_lost_network(error)) {
         // The image was there a moment ago: somebody removed it.
         shared.images.doubt(image);
         shared.images.ensure(image).await?;
@@ -184,26 +188,22 @@ async fn bring_up(
     };
     shared.tasks.spawn(pump(attached.output, sender, unread));
     let launched = launch(shared, &control, id);
-    #[expect(clippy::single_match_else, reason = "two ways to start, side by side")]
-    let socket = match directory {
-        Some(directory) => {
-            let mut said = StartOutput::default();
-            let ready = wait_ready(&directory, launched, exit.clone(), shared.config.init_timeout);
-            let ready = while_reading(ready, &mut output, &mut said).await;
-            tracing::debug!(target: "kiln_agent::function_output", name = control.name, output = %said.text(), "start");
-            let ready = ready.map_err(|error| error.with_output(&mut said))?;
-            stages.start = ready.launched_at.duration_since(begun);
-            stages.init = ready.launched_at.elapsed();
-            let path = ready.socket.path();
-            // Set here alone.
-            drop(control.socket.set(ready.socket));
-            Some(path)
-        }
-        None => {
-            launched.await?;
-            stages.start = begun.elapsed();
-            None
-        }
+    let socket = if let Some(directory) = directory {
+        let mut said = StartOutput::default();
+        let ready = wait_ready(&directory, launched, exit.clone(), shared.config.init_timeout);
+        let ready = while_reading(ready, &mut output, &mut said).await;
+        tracing::debug!(target: "kiln_agent::function_output", name = control.name, output = %said.text(), "start");
+        let ready = ready.map_err(|error| error.with_output(&mut said))?;
+        stages.start = ready.launched_at.duration_since(begun);
+        stages.init = ready.launched_at.elapsed();
+        let path = ready.socket.path();
+        // Set here alone.
+        drop(control.socket.set(ready.socket));
+        Some(path)
+    } else {
+        launched.await?;
+        stages.start = begun.elapsed();
+        None
     };
     Ok(Container {
         name: control.name.clone(),
@@ -311,17 +311,20 @@ async fn find_freezer(engine: &Engine, name: &str, id: &str) -> Option<Freezer> 
         .ok()
 }
 
-/// Whether the engine refuses because the sandbox to be joined is not there or not running.
-fn names_lost_sandbox(error: &Error) -> bool {
+/// Whether the engine refuses because the sandbox to be joined is not there or not running, or because the
+/// network is not there.
+fn names_lost_network(error: &Error) -> bool {
     let words = explain(error);
-    words.contains("No such container") || words.contains("cannot join network of")
+    words.contains("No such container")
+        || words.contains("cannot join network of")
+        || (words.contains("network kiln-") && words.contains("not found"))
 }
 
 /// What an engine's refusal means: the image or the function's settings are at fault when the engine says so,
 /// else the node is.
 fn start_failure(step: &str, error: &Error) -> StartError {
-    if names_lost_sandbox(error) {
-        return StartError::SandboxLost;
+    if names_lost_network(error) {
+        return StartError::NetworkLost;
     }
     let detail = format!("docker {step}: {}", explain(error));
     let functions_fault = match status(error) {
