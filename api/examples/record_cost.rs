@@ -1,7 +1,7 @@
 //! What a call record costs: CPU time of the whole process per record, sent at a steady rate through the sink and
 //! the writer into a database on disk, with retention at work.
 //!
-//! `cargo run --release -p kiln-api --example record_cost [records per second] [seconds] [log bytes per call]`
+//! `cargo run --release -p kiln-api --example record_cost [records per second] [seconds] [log bytes per call] [functions]`
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How often the sender sends what is due.
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(20);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,13 +20,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rate = numbers.next().transpose()?.unwrap_or(20_000);
     let seconds = numbers.next().transpose()?.unwrap_or(15);
     let log_bytes = numbers.next().transpose()?.unwrap_or(0);
+    let functions = numbers.next().transpose()?.unwrap_or(20);
     let home = tempfile::tempdir()?;
     let catalog = Catalog::open(&format!("sqlite://{}", home.path().join("cost.db").display())).await?;
     let (sink, records) = RecordSink::bounded(8192);
     let stop = CancellationToken::new();
     let mut writers = JoinSet::new();
     writers.spawn(RecordWriter::new(catalog.clone(), Retention::default()).run(records, stop.clone()));
-    let functions: Vec<FunctionId> = (0..20).map(|_| FunctionId::generate()).collect();
+    let functions: Vec<FunctionId> = (0..functions).map(|_| FunctionId::generate()).collect();
     let text = "x".repeat(log_bytes as usize);
     let (begin, cpu_begin, mut sent) = (Instant::now(), cpu_time(), 0_u64);
     let mut sending = Duration::ZERO;
@@ -34,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let wall = Instant::now();
         let due = (begin.elapsed().as_secs_f64() * rate as f64) as u64;
         while sent < due {
-            let call = record(functions[(sent % 20) as usize]);
+            let call = record(functions[sent as usize % functions.len()]);
             let (call_id, app_id, function_id) = (call.id, call.app_id, call.function_id);
             sink.send(Record::Call(call));
             if log_bytes > 0 {

@@ -20,7 +20,7 @@ const BATCH_MAX: usize = 500;
 /// A record is stored this long after the first of its batch at the latest.
 const BATCH_WAIT: Duration = Duration::from_millis(50);
 /// How often to look whether a batch is full meanwhile.
-const BATCH_LOOK: Duration = Duration::from_millis(10);
+const BATCH_LOOK: Duration = Duration::from_millis(25);
 /// How often a batch is tried that the store did not take.
 const TRIES_MAX: u32 = 4;
 /// Pause after a failed try; doubles with each.

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use sea_query_sqlx::SqlxBinder;
-use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
+use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, FromRow, Sqlite, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::StoreError;
+use super::batch::Insert;
 
 /// A row that can be read from every database.
 pub(crate) trait Row: for<'r> FromRow<'r, SqliteRow> + Send + Unpin {}
@@ -48,12 +49,44 @@ impl Db {
     /// Begins a transaction that may change the database. Waits until no other does. Rolled back unless
     /// [`Session::commit`] is called.
     pub(crate) async fn write(&self, durability: Durability) -> Result<Session, StoreError> {
+        let (writing, pool) = self.turn(durability).await;
+        Ok(Session { transaction: pool.begin_with("BEGIN IMMEDIATE").await?, _writing: Some(writing) })
+    }
+
+    /// Inserts `first`, then `second`, in one transaction; how many rows of `first` were new.
+    pub(super) async fn insert(
+        &self,
+        mut first: Vec<Insert>,
+        second: Vec<Insert>,
+        durability: Durability,
+    ) -> Result<u64, StoreError> {
+        if let ([_], []) = (&*first, &*second)
+            && let Some(insert) = first.pop()
+        {
+            // A statement alone is its own transaction and saves two ways to the database's thread and back.
+            let (_writing, pool) = self.turn(durability).await;
+            return Ok(sqlx::query_with(insert.sql, insert.values).execute(pool).await?.rows_affected());
+        }
+        let mut session = self.write(durability).await?;
+        let mut inserted = 0;
+        for insert in first {
+            inserted += session.run(insert).await?;
+        }
+        for insert in second {
+            session.run(insert).await?;
+        }
+        session.commit().await?;
+        Ok(inserted)
+    }
+
+    /// Waits until nobody else writes.
+    async fn turn(&self, durability: Durability) -> (OwnedSemaphorePermit, &SqlitePool) {
         let writing = Arc::clone(&self.writing).acquire_owned().await.expect("nobody closes the semaphore");
         let pool = match durability {
             Durability::Full => &self.full,
             Durability::Relaxed => &self.relaxed,
         };
-        Ok(Session { transaction: pool.begin_with("BEGIN IMMEDIATE").await?, _writing: Some(writing) })
+        (writing, pool)
     }
 
     /// Waits for what is under way and closes all connections.
@@ -80,13 +113,9 @@ impl Session {
             .rows_affected())
     }
 
-    /// Runs a statement whose text is at hand, with values for its placeholders.
-    pub(crate) async fn execute_prepared(
-        &mut self,
-        sql: &'static str,
-        values: SqliteArguments,
-    ) -> Result<u64, StoreError> {
-        Ok(sqlx::query_with(sql, values).execute(&mut *self.transaction).await?.rows_affected())
+    async fn run(&mut self, insert: Insert) -> Result<u64, StoreError> {
+        let statement = sqlx::query_with(insert.sql, insert.values);
+        Ok(statement.execute(&mut *self.transaction).await?.rows_affected())
     }
 
     /// All rows of a query.
@@ -105,4 +134,15 @@ impl Session {
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
         Ok(self.transaction.commit().await?)
     }
+}
+
+/// Text of a statement that inserts up to `rows` rows; those whose first value is absent are left out, and
+/// those that are there already stay as they are.
+pub(super) fn insert_rows_sql(table: &str, columns: &[&str], rows: usize) -> String {
+    let row = format!("({})", vec!["?"; columns.len()].join(", "));
+    let rows = vec![row; rows].join(", ");
+    let columns = columns.join(", ");
+    format!(
+        "INSERT INTO {table} ({columns}) SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
+    )
 }

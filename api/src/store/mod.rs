@@ -3,6 +3,7 @@
 //! Owns durability, uniqueness and the order of changes. What a valid resource is belongs to
 //! [`kiln_shared::model`], HTTP to [`crate::http`]. Nothing of this runs on the path of a call.
 
+mod batch;
 mod db;
 mod feed;
 mod open;

@@ -20,6 +20,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 const READERS_MAX: u32 = 2;
 /// A reading connection unused for this long is closed.
 const READER_IDLE_MAX: Duration = Duration::from_mins(1);
+/// Pages of 4 KiB that collect in the log of changes before they go to the database: pages that many batches
+/// of call records touch are then written once.
+const WAL_PAGES_MAX: &str = "4000";
 /// Longest wait for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -85,8 +88,12 @@ pub(crate) async fn open(url: &str) -> Result<SqlStore, OpenError> {
         .map(|rest| rest.strip_prefix("//").unwrap_or(rest))
         .filter(|database| !database.is_empty() && !database.contains('?'))
         .ok_or_else(|| OpenError::Url(url.to_owned()))?;
-    let options =
-        SqliteConnectOptions::new().foreign_keys(true).busy_timeout(BUSY_TIMEOUT).disable_statement_logging();
+    let options = SqliteConnectOptions::new()
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        // Else each INSERT of several rows writes what it may have to undo to a temporary file.
+        .pragma("temp_store", "MEMORY")
+        .disable_statement_logging();
     let db =
         if database == ":memory:" { open_memory(options).await } else { open_file(database, options).await }?;
     Ok(SqlStore::new(db))
@@ -96,6 +103,7 @@ async fn open_memory(options: SqliteConnectOptions) -> Result<Db, OpenError> {
     let failed = |source| OpenError::Database { database: ":memory:".to_owned(), source };
     // The database lives as long as its one connection.
     let pool = SqlitePoolOptions::new()
+        .test_before_acquire(false)
         .max_connections(1)
         .min_connections(1)
         .idle_timeout(None)
@@ -112,9 +120,13 @@ async fn open_file(database: &str, options: SqliteConnectOptions) -> Result<Db, 
     let path = Path::new(database);
     prepare_file(path)?;
     let failed = |source| OpenError::Database { database: database.to_owned(), source };
-    let options = options.filename(path).journal_mode(SqliteJournalMode::Wal);
+    let options = options
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .pragma("wal_autocheckpoint", WAL_PAGES_MAX);
     let writer = |synchronous| {
         SqlitePoolOptions::new()
+            .test_before_acquire(false)
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
@@ -127,6 +139,7 @@ async fn open_file(database: &str, options: SqliteConnectOptions) -> Result<Db, 
     MIGRATIONS.run(&full).await.map_err(schema)?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS_MAX)
+        .test_before_acquire(false)
         .idle_timeout(READER_IDLE_MAX)
         .connect_lazy_with(options.clone().read_only(true));
     Ok(Db::new(readers, full, relaxed))

@@ -1,82 +1,22 @@
-//! Ended calls and their logs as rows.
-//!
-//! Appending happens for every call, so its statements are built once for a few numbers of rows and reused;
-//! everything else is rare.
+//! Ended calls and their logs as rows: appending, bounds and queries.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use kiln_shared::ids::{ParseIdError, TriggerId};
 use kiln_shared::model::{ApiError, FunctionResource};
 use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record};
-use sea_query::{
-    Condition, Expr, ExprTrait, Func, OnConflict, Order, Query, SelectStatement, SqliteQueryBuilder,
-};
-use sqlx::Arguments;
+use sea_query::{Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
 use sqlx::error::BoxDynError;
-use sqlx::sqlite::SqliteArguments;
 
+use super::batch::{self, CALL_COLUMNS};
 use super::db::{Durability, Session};
 use super::sql::SqlStore;
 use super::{CallsPage, Kept, RecordStore, Retention, StoreError, StoreFuture};
 
-const CALL_COLUMNS: [&str; 10] = [
-    "id",
-    "fn_id",
-    "app_id",
-    "trigger_id",
-    "status",
-    "error",
-    "created_at",
-    "started_at",
-    "completed_at",
-    "cold",
-];
-const LOG_COLUMNS: [&str; 4] = ["call_id", "part", "bytes", "text"];
-
-/// Rows per statement, largest first. A batch is cut into these, so that few statements serve all sizes.
-const ROWS: [usize; 3] = [64, 8, 1];
-
 /// Calls looked at in one go when old logs are removed.
 const TRIM_CALLS: u64 = 1_000;
 
-static INSERT_CALLS: LazyLock<[String; 3]> =
-    LazyLock::new(|| ROWS.map(|rows| insert("calls", &CALL_COLUMNS, rows)));
-static INSERT_LOGS: LazyLock<[String; 3]> =
-    LazyLock::new(|| ROWS.map(|rows| insert("logs", &LOG_COLUMNS, rows)));
-
-/// Text of a statement that inserts `rows` rows and leaves those that are there as they are.
-fn insert(table: &'static str, columns: &[&'static str], rows: usize) -> String {
-    let mut statement = Query::insert().into_table(table).columns(columns.iter().copied()).to_owned();
-    for _ in 0..rows {
-        statement.values_panic(columns.iter().map(|_| Expr::val(0)));
-    }
-    statement.on_conflict(OnConflict::new().do_nothing().to_owned()).build(SqliteQueryBuilder).0
-}
-
 impl Session {
-    /// Inserts `items`, with `bind` adding one item's values; how many were new.
-    async fn insert_rows<T>(
-        &mut self,
-        statements: &'static [String; 3],
-        mut items: &[T],
-        bind: impl Fn(&T, &mut SqliteArguments) -> Result<(), BoxDynError>,
-    ) -> Result<u64, StoreError> {
-        let mut inserted = 0;
-        for (rows, statement) in ROWS.iter().zip(statements) {
-            while let Some((now, later)) = items.split_at_checked(*rows) {
-                let mut arguments = SqliteArguments::default();
-                for item in now {
-                    bind(item, &mut arguments).map_err(sqlx::Error::Encode)?;
-                }
-                inserted += self.execute_prepared(statement, arguments).await?;
-                items = later;
-            }
-        }
-        Ok(inserted)
-    }
-
     /// How much is kept. Reads all rows.
     async fn kept(&mut self) -> Result<Kept, StoreError> {
         let calls = Query::select().expr(Func::count(Expr::val(1))).from("calls").to_owned();
@@ -152,11 +92,6 @@ impl Session {
         self.remove_records(Condition::all().add(Expr::val(1).eq(0)), until("call_id", &last)).await
     }
 
-    /// Refuses a function that is not there.
-    async fn check_function(&mut self, fn_id: &str) -> Result<(), StoreError> {
-        self.get::<FunctionResource>(fn_id).await.map(drop)
-    }
-
     async fn find_call(&mut self, fn_id: &str, call_id: &str) -> Result<Option<CallRow>, StoreError> {
         let query = select_calls()
             .and_where(Expr::col("fn_id").eq(fn_id))
@@ -169,26 +104,6 @@ impl Session {
 /// Rows up to `last`, the oldest ones.
 fn until(column: &'static str, last: &str) -> Condition {
     Condition::all().add(Expr::col(column).lte(last))
-}
-
-fn bind_call(call: &CallRecord, arguments: &mut SqliteArguments) -> Result<(), BoxDynError> {
-    arguments.add(call.id.as_str())?;
-    arguments.add(call.function_id.as_str())?;
-    arguments.add(call.app_id.as_str())?;
-    arguments.add(call.trigger_id.as_ref().map(TriggerId::as_str))?;
-    arguments.add(call.status.as_str())?;
-    arguments.add(call.error.as_deref())?;
-    arguments.add(call.created_at.as_millisecond())?;
-    arguments.add(call.started_at.map(Timestamp::as_millisecond))?;
-    arguments.add(call.completed_at.as_millisecond())?;
-    arguments.add(call.cold)
-}
-
-fn bind_log((part, chunk): &(i64, &LogChunk), arguments: &mut SqliteArguments) -> Result<(), BoxDynError> {
-    arguments.add(chunk.call_id.as_str())?;
-    arguments.add(*part)?;
-    arguments.add(chunk.text.len() as i64)?;
-    arguments.add(chunk.text.as_str())
 }
 
 /// How much is kept, counted once and then kept up to date: counting reads every row.
@@ -263,12 +178,10 @@ impl RecordStore for SqlStore {
                 }
             }
             let log_bytes = chunks.iter().map(|chunk| chunk.text.len() as u64).sum();
-            let logs: Vec<(i64, &LogChunk)> = self.log_parts(chunks.len()).zip(chunks).collect();
+            let pieces: Vec<(i64, &LogChunk)> = self.log_parts(chunks.len()).zip(chunks).collect();
             let counters = self.counters().await?;
-            let mut session = self.db.write(Durability::Relaxed).await?;
-            let calls = session.insert_rows(&INSERT_CALLS, &calls, |call, to| bind_call(call, to)).await?;
-            session.insert_rows(&INSERT_LOGS, &logs, bind_log).await?;
-            session.commit().await?;
+            let (calls, logs) = (batch::calls(&calls)?, batch::logs(&pieces)?);
+            let calls = self.db.insert(calls, logs, Durability::Relaxed).await?;
             Ok(counters.add(Kept { calls, log_bytes }))
         })
     }
@@ -296,7 +209,7 @@ impl RecordStore for SqlStore {
     fn calls<'a>(&'a self, fn_id: &'a str, page: &'a CallsPage) -> StoreFuture<'a, Vec<CallRecord>> {
         Box::pin(async move {
             let mut session = self.db.read().await?;
-            session.check_function(fn_id).await?;
+            let function: FunctionResource = session.get(fn_id).await?;
             let mut query = select_calls();
             query.and_where(Expr::col("fn_id").eq(fn_id));
             if let Some(before) = &page.before {
@@ -310,14 +223,15 @@ impl RecordStore for SqlStore {
             }
             query.order_by("id", Order::Desc).limit(u64::from(page.items_max));
             let rows: Vec<CallRow> = session.all(&query).await?;
-            rows.into_iter().map(CallRow::decode).collect()
+            rows.into_iter().map(|row| row.decode(&function)).collect()
         })
     }
 
     fn call<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, CallRecord> {
         Box::pin(async move {
             let mut session = self.db.read().await?;
-            session.find_call(fn_id, call_id).await?.ok_or(ApiError::CallNotFound)?.decode()
+            let row = session.find_call(fn_id, call_id).await?.ok_or(ApiError::CallNotFound)?;
+            row.decode(&session.get(fn_id).await?)
         })
     }
 
@@ -347,42 +261,53 @@ fn select_calls() -> SelectStatement {
 #[derive(sqlx::FromRow)]
 struct CallRow {
     id: String,
-    fn_id: String,
-    app_id: String,
     trigger_id: Option<String>,
-    status: String,
+    status: i32,
     error: Option<String>,
     created_at: i64,
     started_at: Option<i64>,
     completed_at: i64,
-    cold: bool,
+    cold: i32,
 }
 
 impl CallRow {
-    fn decode(self) -> Result<CallRecord, StoreError> {
-        let bad = |source: Box<dyn std::error::Error + Send + Sync>| {
-            StoreError::Database(sqlx::Error::Decode(source))
-        };
-        let time = |millis: i64| Timestamp::from_millisecond(millis).map_err(|error| bad(error.into()));
+    /// The record of a call of `function`.
+    fn decode(self, function: &FunctionResource) -> Result<CallRecord, StoreError> {
         Ok(CallRecord {
-            id: self.id.parse().map_err(|error: ParseIdError| bad(error.into()))?,
-            app_id: self.app_id.parse().map_err(|error: ParseIdError| bad(error.into()))?,
-            function_id: self.fn_id.parse().map_err(|error: ParseIdError| bad(error.into()))?,
-            trigger_id: self
-                .trigger_id
-                .map(|id| id.parse())
-                .transpose()
-                .map_err(|error: ParseIdError| bad(error.into()))?,
-            status: match self.status.as_str() {
-                "success" => CallStatus::Success,
-                "timeout" => CallStatus::Timeout,
-                _ => CallStatus::Error,
-            },
+            id: self.id.parse().map_err(unreadable)?,
+            app_id: function.app_id,
+            function_id: function.id,
+            trigger_id: self.trigger_id.map(|id| id.parse()).transpose().map_err(unreadable)?,
+            status: status_from_sql(self.status),
             error: self.error,
             created_at: time(self.created_at)?,
             started_at: self.started_at.map(time).transpose()?,
             completed_at: time(self.completed_at)?,
-            cold: self.cold,
+            cold: self.cold != 0,
         })
+    }
+}
+
+fn time(millis: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_millisecond(millis).map_err(unreadable)
+}
+
+fn unreadable(error: impl Into<BoxDynError>) -> StoreError {
+    StoreError::Database(sqlx::Error::Decode(error.into()))
+}
+
+pub(super) fn status_to_sql(status: CallStatus) -> i32 {
+    match status {
+        CallStatus::Success => 0,
+        CallStatus::Error => 1,
+        CallStatus::Timeout => 2,
+    }
+}
+
+fn status_from_sql(status: i32) -> CallStatus {
+    match status {
+        0 => CallStatus::Success,
+        2 => CallStatus::Timeout,
+        _ => CallStatus::Error,
     }
 }

@@ -1,0 +1,82 @@
+//! Many call records or pieces of logs as one statement.
+//!
+//! Appending happens for every call, so this counts: one round trip to the database's thread per batch,
+//! statements that are prepared once, few values that need memory of their own. Dialect of SQLite.
+
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
+use kiln_shared::ids::TriggerId;
+use kiln_shared::record::{CallRecord, LogChunk};
+use sqlx::Arguments;
+use sqlx::error::BoxDynError;
+use sqlx::sqlite::SqliteArguments;
+
+use super::records::status_to_sql;
+use super::{StoreError, db};
+
+pub(super) const CALL_COLUMNS: [&str; 9] =
+    ["id", "fn_id", "trigger_id", "status", "error", "created_at", "started_at", "completed_at", "cold"];
+const LOG_COLUMNS: [&str; 4] = ["call_id", "part", "bytes", "text"];
+
+/// Rows per statement. A batch takes the smallest that holds it and leaves the other rows empty.
+const ROWS: [usize; 5] = [4, 16, 64, 192, 512];
+const ROWS_MAX: usize = ROWS[ROWS.len() - 1];
+
+static CALLS: LazyLock<[String; ROWS.len()]> =
+    LazyLock::new(|| ROWS.map(|rows| db::insert_rows_sql("calls", &CALL_COLUMNS, rows)));
+static LOGS: LazyLock<[String; ROWS.len()]> =
+    LazyLock::new(|| ROWS.map(|rows| db::insert_rows_sql("logs", &LOG_COLUMNS, rows)));
+
+/// A statement with its values. Rows that are there already stay as they are.
+pub(super) struct Insert {
+    pub(super) sql: &'static str,
+    pub(super) values: SqliteArguments,
+}
+
+/// The inserts of calls.
+pub(super) fn calls(calls: &[&CallRecord]) -> Result<Vec<Insert>, StoreError> {
+    inserts(&CALLS, CALL_COLUMNS.len(), calls, |call, values| {
+        values.add(call.id.as_str())?;
+        values.add(call.function_id.as_str())?;
+        values.add(call.trigger_id.as_ref().map(TriggerId::as_str))?;
+        values.add(status_to_sql(call.status))?;
+        values.add(call.error.as_deref())?;
+        values.add(call.created_at.as_millisecond())?;
+        values.add(call.started_at.map(Timestamp::as_millisecond))?;
+        values.add(call.completed_at.as_millisecond())?;
+        values.add(i32::from(call.cold))
+    })
+}
+
+/// The inserts of pieces of logs with their numbers.
+pub(super) fn logs(pieces: &[(i64, &LogChunk)]) -> Result<Vec<Insert>, StoreError> {
+    inserts(&LOGS, LOG_COLUMNS.len(), pieces, |(part, chunk), values| {
+        values.add(chunk.call_id.as_str())?;
+        values.add(*part)?;
+        values.add(chunk.text.len() as i64)?;
+        values.add(chunk.text.as_str())
+    })
+}
+
+fn inserts<T>(
+    statements: &'static [String; ROWS.len()],
+    columns: usize,
+    items: &[T],
+    bind: impl Fn(&T, &mut SqliteArguments) -> Result<(), BoxDynError>,
+) -> Result<Vec<Insert>, StoreError> {
+    let insert = |items: &[T]| {
+        let class = ROWS.iter().position(|rows| *rows >= items.len()).unwrap_or(ROWS.len() - 1);
+        let mut values = SqliteArguments::default();
+        values.reserve(ROWS[class] * columns, 0);
+        for item in items {
+            bind(item, &mut values)?;
+        }
+        for _ in items.len() * columns..ROWS[class] * columns {
+            values.add(None::<i32>)?;
+        }
+        Ok(Insert { sql: &statements[class], values })
+    };
+    let inserts: Result<_, BoxDynError> = items.chunks(ROWS_MAX).map(insert).collect();
+    inserts.map_err(|error| sqlx::Error::Encode(error).into())
+}
