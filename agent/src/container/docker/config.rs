@@ -6,7 +6,7 @@ use std::time::Duration;
 use kiln_shared::ids::NodeId;
 
 use super::engine::DEFAULT_HOST;
-use crate::image::RegistryLogins;
+use crate::image::{LoginError, RegistryLogins};
 
 /// Longest path of the socket root in bytes: with the directory and socket names it must fit into `sun_path`
 /// (`spec/container-contract.md`, A2).
@@ -65,6 +65,24 @@ pub struct DockerConfig {
 }
 
 impl DockerConfig {
+    /// Takes up what the environment says: `DOCKER_HOST`, and the logins of `FN_DOCKER_AUTH`. Empty is unset.
+    ///
+    /// # Errors
+    /// When `FN_DOCKER_AUTH` holds no logins.
+    pub fn with_environment(self) -> Result<Self, LoginError> {
+        self.with_settings(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn with_settings(mut self, setting: &dyn Fn(&str) -> Option<String>) -> Result<Self, LoginError> {
+        if let Some(host) = setting("DOCKER_HOST") {
+            self.host = host;
+        }
+        if let Some(logins) = setting("FN_DOCKER_AUTH") {
+            self.registry_logins = RegistryLogins::from_json(&logins)?;
+        }
+        Ok(self)
+    }
+
     /// Whether the engine runs on this machine.
     pub(super) fn engine_is_local(&self) -> bool {
         self.host.starts_with("unix://")
@@ -93,5 +111,25 @@ impl DockerConfig {
             image_volumes: ImageVolumes::Refused,
             registry_logins: RegistryLogins::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_names_engine_and_logins() {
+        let config = || DockerConfig::new(NodeId::new("n"), "/run/kiln");
+        assert_eq!(config().with_settings(&|_| None).unwrap().host, DEFAULT_HOST);
+        let setting = |name: &str| match name {
+            "DOCKER_HOST" => Some("tcp://engine:2375".to_owned()),
+            "FN_DOCKER_AUTH" => Some("{\"r.io\":{\"auth\":\"YTpi\"}}".to_owned()),
+            _ => None,
+        };
+        let set = config().with_settings(&setting).unwrap();
+        assert_eq!(set.host, "tcp://engine:2375");
+        assert!(format!("{:?}", set.registry_logins).contains("r.io"));
+        assert!(config().with_settings(&|_| Some("nonsense".to_owned())).is_err());
     }
 }
