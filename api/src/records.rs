@@ -57,21 +57,23 @@ impl RecordWriter {
                 let Ok(record) = records.try_recv() else { break };
                 batch.push(record);
             }
-            self.store(&mut batch).await;
+            // At the end nobody waits for a store that does not answer.
+            let tries_max = if records.is_closed() { 1 } else { TRIES_MAX };
+            self.store(&mut batch, tries_max).await;
         }
     }
 
     /// Stores and empties a batch, or drops and counts it after some tries.
-    async fn store(&mut self, batch: &mut Vec<Record>) {
+    async fn store(&mut self, batch: &mut Vec<Record>, tries_max: u32) {
         batch.retain_mut(|record| match record {
             Record::Call(_) => true,
             Record::Log(chunk) => self.budget.admit(chunk),
         });
         let mut pause = RETRY_PAUSE;
-        for attempt in 1..=TRIES_MAX {
+        for attempt in 1..=tries_max {
             match self.append(batch).await {
                 Ok(()) => break,
-                Err(error) if attempt == TRIES_MAX => {
+                Err(error) if attempt == tries_max => {
                     metrics::counter!("kiln_records_dropped_total").increment(batch.len() as u64);
                     tracing::error!(
                         error = &error as &dyn std::error::Error,

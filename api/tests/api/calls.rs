@@ -367,3 +367,16 @@ async fn an_empty_list_of_calls_has_items() {
     let answer = calls.api.get(&path).await.ok();
     assert_eq!(answer.json(), json!({"items": []}));
 }
+
+#[tokio::test]
+async fn the_writer_ends_though_the_store_takes_nothing() {
+    let calls = Calls::new().await;
+    calls.api.catalog.close().await;
+    for second in 0..2_000 {
+        calls.call(second);
+    }
+    let path = calls.path();
+    let drained = tokio::time::timeout(Duration::from_secs(20), calls.drained());
+    let api = drained.await.expect("it ends");
+    api.get(&path).await.refused(500, "internal server error");
+}

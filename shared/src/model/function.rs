@@ -272,3 +272,77 @@ pub fn resolve(app: &App, function: &FunctionResource) -> FunctionSpec {
 fn seconds(count: i32) -> Duration {
     Duration::from_secs(u64::from(count.unsigned_abs()))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::AppInput;
+
+    fn app(input: &serde_json::Value) -> App {
+        let input = AppInput::from_json(input.to_string().as_bytes()).expect("readable");
+        App::create(&input, Timestamp::UNIX_EPOCH).expect("valid")
+    }
+
+    fn function(app: &App, input: &serde_json::Value) -> FunctionResource {
+        let input = FunctionInput::from_json(input.to_string().as_bytes()).expect("readable");
+        FunctionResource::create(&input, app, Timestamp::UNIX_EPOCH).expect("valid")
+    }
+
+    #[test]
+    fn a_function_runs_with_its_apps_config_under_its_own() {
+        let app =
+            app(&json!({"name": "a", "config": {"BOTH": "app", "APP": "1"}, "syslog_url": "udp://h:514"}));
+        let given = json!({
+            "app_id": app.id, "name": "f", "image": "i:1", "config": {"BOTH": "fn", "FN": "2"}, "memory": 256,
+            "timeout": 5, "idle_timeout": 60, "format": "json", "annotations": {IMAGE_DIGEST: "sha256:ab"},
+        });
+        let resource = function(&app, &given);
+        let spec = resolve(&app, &resource);
+        assert_eq!(
+            spec,
+            FunctionSpec {
+                id: resource.id,
+                name: "f".to_owned(),
+                app_id: app.id,
+                app_name: "a".to_owned(),
+                image: "i:1".to_owned(),
+                image_digest: Some("sha256:ab".to_owned()),
+                format: Format::Json,
+                memory_mib: 256,
+                cpu_millis: None,
+                tmpfs_mib: None,
+                timeout: Duration::from_secs(5),
+                idle_timeout: Duration::from_mins(1),
+                config: [("APP", "1"), ("BOTH", "fn"), ("FN", "2")]
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into(),
+                syslog_url: Some("udp://h:514".to_owned()),
+            }
+        );
+    }
+
+    #[test]
+    fn a_new_digest_of_the_image_is_a_new_revision_and_other_annotations_are_not() {
+        let app = app(&json!({"name": "a"}));
+        let before = function(&app, &json!({"app_id": app.id, "name": "f", "image": "i"}));
+        let revision = |change: serde_json::Value| {
+            let input = FunctionInput::from_json(change.to_string().as_bytes()).expect("readable");
+            let after = before.update(&input, Timestamp::UNIX_EPOCH).expect("valid");
+            resolve(&app, &after).revision()
+        };
+        let same = resolve(&app, &before).revision();
+        assert_eq!(revision(json!({"annotations": {"note": 1, IMAGE_DIGEST: 5}})), same);
+        assert_ne!(revision(json!({"annotations": {IMAGE_DIGEST: "sha256:cd"}})), same);
+        assert_ne!(revision(json!({"config": {"K": "V"}})), same);
+    }
+
+    #[test]
+    fn what_a_client_sends_holds_only_what_is_set() {
+        let input = FunctionInput { image: "i:2".to_owned(), memory_mib: 64, ..FunctionInput::default() };
+        assert_eq!(serde_json::to_string(&input).expect("JSON"), r#"{"image":"i:2","memory":64}"#);
+        let clear = AppInput { syslog_url: Some(String::new()), ..AppInput::default() };
+        assert_eq!(serde_json::to_string(&clear).expect("JSON"), r#"{"syslog_url":""}"#);
+    }
+}

@@ -136,3 +136,67 @@ pub fn go_json(value: &impl Serialize) -> String {
     }
     escaped
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Times {
+        #[serde(with = "timestamp")]
+        shown: Timestamp,
+        #[serde(default, deserialize_with = "given_time", skip_serializing)]
+        given: Option<Timestamp>,
+    }
+
+    #[test]
+    fn a_time_is_shown_with_three_digits() {
+        for (given, shown) in [
+            ("2018-09-30T11:22:33Z", "2018-09-30T11:22:33.000Z"),
+            ("2018-09-30T11:22:33.4449Z", "2018-09-30T11:22:33.444Z"),
+            ("2018-09-30T13:22:33.5+02:00", "2018-09-30T11:22:33.500Z"),
+        ] {
+            let times: Times = serde_json::from_value(json!({ "shown": given })).expect("times");
+            assert_eq!(serde_json::to_value(&times).expect("JSON"), json!({ "shown": shown }));
+        }
+    }
+
+    #[test]
+    fn gos_zero_time_is_none() {
+        let zero = ["0001-01-01T00:00:00.000Z", "0001-01-01T00:00:00Z", "0001-01-01T01:00:00+01:00", ""];
+        for given in zero.map(|text| json!(text)).into_iter().chain([json!(null)]) {
+            let times: Times =
+                serde_json::from_value(json!({ "shown": "2018-09-30T11:22:33Z", "given": given }))
+                    .expect("times");
+            assert_eq!(times.given, None, "{given}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn gos_json_says_what_json_says(text in "\\PC*|[<>&\u{2028}\u{2029}\"a]*") {
+            let escaped = go_json(&json!({ "key<": text }));
+            let harmful = ['<', '>', '&', '\u{2028}', '\u{2029}'];
+            prop_assert!(!escaped.contains(harmful));
+            let value: serde_json::Value = serde_json::from_str(&escaped).expect("JSON");
+            prop_assert_eq!(value, json!({ "key<": text }));
+        }
+
+        #[test]
+        fn merging_config_again_changes_nothing(
+            mut config in prop::collection::btree_map("[a-c]", "[x-z]", 0..3),
+            change in prop::collection::btree_map("[a-d]", "[x-z]?", 0..4),
+        ) {
+            merge_config(&mut config, &change);
+            for (key, value) in &change {
+                prop_assert_eq!(config.get(key), Some(value).filter(|value| !value.is_empty()));
+            }
+            let once = config.clone();
+            merge_config(&mut config, &change);
+            prop_assert_eq!(config, once);
+        }
+    }
+}
