@@ -28,14 +28,14 @@ fn decisions(criterion: &mut Criterion<CpuTime>) {
         measure("one hot function, warm at home", &fleet, &warm[..1]);
         measure("all functions, warm at home", &fleet, warm);
         measure("no container anywhere", &fleet, cold);
-        fleet.apply(&overloaded(nodes), now);
-        measure("every node above the bound", &fleet, cold);
+        fleet.apply(&full(nodes), now);
+        measure("no room anywhere", &fleet, cold);
         group.finish();
     }
 }
 
-/// Reports of nodes that have the same, many calls each and no room.
-fn overloaded(nodes: usize) -> Vec<NodeReport> {
+/// Reports of nodes without room that serve many calls, all the same number.
+fn full(nodes: usize) -> Vec<NodeReport> {
     let busy = |number| NodeReport { sequence: 2, calls: 1000, memory_idle_mib: 0, ..report(number) };
     (0..nodes).map(|number| NodeReport { memory_committed_mib: 65_536, ..busy(number) }).collect()
 }
