@@ -18,7 +18,7 @@ use kiln_agent::{Agent, AgentConfig, capacity};
 use kiln_api::{ApiState, Catalog, RecordWriter, Retention};
 use kiln_lb::edge::{Drained, Edge, EdgeConfig, bind};
 use kiln_lb::fleet::{Address, Fleet, LivenessPolicy, NodeConfig};
-use kiln_lb::route::RouteTable;
+use kiln_lb::route::follow;
 use kiln_shared::contract::Limits;
 use kiln_shared::ids::{CallId, NodeId};
 use kiln_shared::record::RecordSink;
@@ -28,6 +28,8 @@ use tokio_util::task::TaskTracker;
 
 /// Call records and log pieces that may wait for the store.
 const RECORDS_WAITING_MAX: usize = 16 * 1024;
+/// How often the histograms are folded when nobody scrapes them.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Longest path of a directory for sockets that still leaves room for their names (`sun_path`, unix(7)).
 const SOCKET_DIR_BYTES_MAX: usize = 70;
 
@@ -81,10 +83,8 @@ pub async fn run(
 
     let agent = start_agent(&options, node.clone(), sink).await?;
 
-    let mut table = RouteTable::new();
-    let mut revisions = catalog.subscribe();
-    table.reset(catalog.snapshot().await?);
-    let routes = table.reader();
+    let (followed, route_task) = follow(catalog.clone()).await?;
+    tasks.spawn(route_task.run(stop_background.clone()));
     let mut fleet = Fleet::new(LivenessPolicy::default(), Instant::now());
     fleet.set_members(
         [NodeConfig { id: node, address: Address::Local, weight: None, zone: None }],
@@ -93,22 +93,16 @@ pub async fn run(
     let view = fleet.reader();
     let mut reports = agent.reports();
     fleet.apply([&**reports.borrow_and_update()], Instant::now());
-    let feed = catalog.clone();
     let stopped = stop_background.clone();
     tasks.spawn(async move {
         loop {
-            // Every arm is cancel-safe: a watch remembers that it changed.
+            // Both arms are cancel-safe: a watch remembers that it changed.
             tokio::select! {
                 () = stopped.cancelled() => return,
-                Ok(()) = revisions.changed() => match feed.changes_since(table.revision()).await {
-                    Ok(changes) => table.apply(changes),
-                    Err(error) => tracing::error!(%error, "cannot read the catalog's changes; calls go on with what is known"),
-                },
-                Ok(()) = reports.changed() => {
-                    let report = Arc::clone(&reports.borrow_and_update());
-                    fleet.apply([&*report], Instant::now());
-                }
+                changed = reports.changed() => if changed.is_err() { return },
             }
+            let report = Arc::clone(&reports.borrow_and_update());
+            fleet.apply([&*report], Instant::now());
         }
     });
 
@@ -121,7 +115,7 @@ pub async fn run(
         token: options.token.clone(),
         ..EdgeConfig::default()
     };
-    let edge = Arc::new(Edge::new(config, routes, view, Arc::new(agent.clone()), api, metrics.clone()));
+    let edge = Arc::new(Edge::new(config, followed, view, Arc::new(agent.clone()), api, metrics.clone()));
     let address = listeners.address();
     let stop_edge = CancellationToken::new();
     let workers =
@@ -129,10 +123,11 @@ pub async fn run(
     let stopped = stop_background.clone();
     tasks.spawn(async move {
         // Keeps the histograms bounded between scrapes.
-        let mut tick = tokio::time::interval(Duration::from_secs(5));
-        while tokio::time::timeout(Duration::ZERO, stopped.cancelled()).await.is_err() {
+        let mut tick = tokio::time::interval(METRICS_UPKEEP);
+        loop {
+            // Both arms are cancel-safe.
             tokio::select! {
-                () = stopped.cancelled() => {}
+                () = stopped.cancelled() => return,
                 _ = tick.tick() => metrics.run_upkeep(),
             }
         }
@@ -156,7 +151,8 @@ pub async fn run(
 }
 
 async fn start_agent(options: &Options, node: NodeId, sink: RecordSink) -> anyhow::Result<Agent> {
-    let mut docker = DockerConfig::new(node.clone(), socket_dir(&options.data_dir, &node));
+    let mut docker =
+        DockerConfig::new(node.clone(), socket_dir(&options.data_dir, &node)).with_environment()?;
     if let Some(host) = &options.docker_host {
         docker.host.clone_from(host);
     }

@@ -26,6 +26,10 @@ use crate::slots::{Lease, SlotConnection, thread_tag};
 
 type ContainerExchange = Exchange<OwnedReadHalf, OwnedWriteHalf>;
 
+/// Further tries to connect to a socket that is there but refuses.
+const CONNECT_TRIES: u32 = 20;
+/// Pause between them.
+const CONNECT_PAUSE: Duration = Duration::from_millis(2);
 /// How long a broken connection may wait for the word how its container ended.
 const EXIT_WAIT: Duration = Duration::from_millis(100);
 
@@ -118,8 +122,20 @@ async fn connect(lease: &mut Lease) -> io::Result<Connection<OwnedReadHalf, Owne
     }
     let path =
         slot.container.socket.as_ref().ok_or_else(|| io::Error::other("the container has no socket"))?;
-    let (reader, writer) = UnixStream::connect(path).await?.into_split();
-    Ok(Connection::new(reader, writer))
+    // A function that binds the announced name itself is seen a moment before it listens.
+    let mut tries_left = CONNECT_TRIES;
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && tries_left > 0 => {
+                tries_left -= 1;
+                tokio::time::sleep(CONNECT_PAUSE).await;
+            }
+            connected => {
+                let (reader, writer) = connected?.into_split();
+                return Ok(Connection::new(reader, writer));
+            }
+        }
+    }
 }
 
 /// What a caller gets whose container broke off: lack of memory is told apart.
@@ -189,11 +205,11 @@ impl http_body::Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let Some(parts) = &mut this.parts else { return Poll::Ready(None) };
+        if this.sleep.as_mut().poll(context).is_ready() {
+            return this.fail(Failure::timed_out(), BodyError::DeadlineExceeded);
+        }
         match parts.exchange.poll_chunk(context) {
-            Poll::Pending => {
-                std::task::ready!(this.sleep.as_mut().poll(context));
-                this.fail(Failure::timed_out(), BodyError::DeadlineExceeded)
-            }
+            Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Err(error))) => {
                 let failure = Failure::no_response().with_detail(error.to_string());
                 this.fail(failure, error.into())

@@ -187,7 +187,7 @@ impl Pool {
         if !self.wanted.swap(true, Ordering::AcqRel)
             && self.messages.try_send(Message::Wanted(Arc::clone(self))).is_err()
         {
-            // The channel is full of other functions; this one's next caller tries again.
+            // The inbox is full of other functions; the starter's housekeeping finds this one.
             self.wanted.store(false, Ordering::Release);
         }
     }

@@ -137,11 +137,15 @@ impl Starter {
             Message::Wanted(pool) => {
                 // From here on a further caller sends a further message.
                 pool.wanted.store(false, Ordering::Release);
-                if !self.wanting.iter().any(|other| Arc::ptr_eq(other, &pool)) {
-                    self.wanting.push_back(pool);
-                }
+                self.want(pool);
             }
             Message::Idle => {}
+        }
+    }
+
+    fn want(&mut self, pool: Arc<Pool>) {
+        if !self.wanting.iter().any(|other| Arc::ptr_eq(other, &pool)) {
+            self.wanting.push_back(pool);
         }
     }
 
@@ -348,8 +352,13 @@ impl Starter {
 
     /// Freezes, disconnects and retires idle containers, and forgets functions without any.
     fn housekeeping(&mut self, now: Instant) {
-        let config = &self.slots.shared.config;
-        for pool in &self.slots.shared.pools {
+        let shared = Arc::clone(&self.slots.shared);
+        let config = &shared.config;
+        for pool in &shared.pools {
+            if pool.queue().waiting() > 0 {
+                // Its message may have met a full inbox.
+                self.want(Arc::clone(&pool));
+            }
             let idle_timeout = pool.function.spec.idle_timeout;
             let retired = pool.queue().remove_idle(|idle| {
                 let idle_for = now.saturating_duration_since(idle.since);
@@ -366,6 +375,8 @@ impl Starter {
                 {
                     match idle.slot.container.control.freeze() {
                         Ok(()) => idle.slot.frozen = true,
+                        // Too early to know its freezer; the next round tries again.
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                         Err(error) => {
                             idle.slot.unfreezable = true;
                             tracing::debug!(%error, "this container cannot be frozen");
@@ -376,7 +387,7 @@ impl Starter {
             });
             drop(retired);
         }
-        self.slots.shared.pools.retain(|_, pool| {
+        shared.pools.retain(|_, pool| {
             let queue = pool.queue();
             let used = queue.idle() + queue.busy() + queue.starting() + queue.waiting() > 0;
             drop(queue);

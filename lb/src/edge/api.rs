@@ -10,9 +10,11 @@ use kiln_shared::http1::server::Response;
 use tower::ServiceExt;
 
 use super::error_response;
+use crate::route::Followed;
 
-/// Lets the API answer.
-pub(super) async fn answer(api: Router, head: RequestHead, body: Body) -> Response {
+/// Lets the API answer. The answer to a change waits until calls see the change.
+pub(super) async fn answer(api: Router, catalog: &Followed, head: RequestHead, body: Body) -> Response {
+    let changes = !head.method.is_safe();
     let mut builder =
         http::Request::builder().method(head.method).uri(&head.target).header(http::header::HOST, &head.host);
     if let Some(length) = body.length().filter(|&length| length > 0) {
@@ -26,6 +28,9 @@ pub(super) async fn answer(api: Router, head: RequestHead, body: Body) -> Respon
     };
     let Ok(response) = api.oneshot(request).await;
     let (parts, body) = response.into_parts();
+    if changes && parts.status.is_success() {
+        catalog.caught_up().await;
+    }
     let Ok(body) = body.collect().await else {
         return error_response(500, "internal server error");
     };

@@ -24,8 +24,8 @@ use kiln_shared::ids::CallId;
 use kiln_shared::telemetry::MetricsHandle;
 
 use crate::fleet::{Attempts, Demand, FleetReader, Next, PlacementPolicy, RetryPolicy, Seat};
-use crate::guard::{BodyLimit, InFlightLimit, TokenGuard, TooLarge};
-use crate::route::{Route, RouteReader, Target, classify, decode};
+use crate::guard::{Admitted, BodyLimit, InFlightLimit, TokenGuard, TooLarge};
+use crate::route::{Followed, Route, RouteReader, Target, classify, decode};
 
 pub use listen::{BindError, Drained, Listeners, Workers, bind};
 
@@ -68,7 +68,7 @@ pub struct Edge {
     token: TokenGuard,
     body_limit: BodyLimit,
     in_flight: InFlightLimit,
-    routes: RouteReader,
+    catalog: Followed,
     fleet: FleetReader,
     local: Arc<dyn CallHop>,
     api: Router,
@@ -97,7 +97,7 @@ impl Edge {
     /// An edge that answers calls through `local` and everything else through `api`.
     pub fn new(
         config: EdgeConfig,
-        routes: RouteReader,
+        catalog: Followed,
         fleet: FleetReader,
         local: Arc<dyn CallHop>,
         api: Router,
@@ -108,7 +108,7 @@ impl Edge {
             body_limit: BodyLimit::new(config.body_bytes_max),
             in_flight: InFlightLimit::new(config.calls_max),
             config,
-            routes,
+            catalog,
             fleet,
             local,
             api,
@@ -118,7 +118,8 @@ impl Edge {
 
     fn with_readers<T>(&self, read: impl FnOnce(&mut RouteReader, &mut FleetReader) -> T) -> T {
         READERS.with_borrow_mut(|readers| {
-            let (routes, fleet) = readers.get_or_insert_with(|| (self.routes.clone(), self.fleet.clone()));
+            let (routes, fleet) =
+                readers.get_or_insert_with(|| (self.catalog.routes.clone(), self.fleet.clone()));
             read(routes, fleet)
         })
     }
@@ -161,7 +162,7 @@ impl Edge {
         received: Instant,
     ) -> Result<CallResponse, Failure> {
         self.token.check(head.headers.get("Authorization")).map_err(Failure::from)?;
-        let _admitted = self.in_flight.admit().map_err(Failure::from)?;
+        let admitted = self.in_flight.admit().map_err(Failure::from)?;
         self.body_limit.check(body.length()).map_err(|error| too_large(&error))?;
         let detached = found.kind == CallKind::Invoke
             && head
@@ -189,7 +190,7 @@ impl Edge {
                 })
                 .map_err(|reason| attempts.no_place(reason))?;
             match self.local.call(*request).await {
-                Ok(response) => return Ok(hold_seat(response, seat)),
+                Ok(response) => return Ok(hold_place(response, seat, admitted)),
                 Err(CallError::Failed(failure)) => return Err(failure),
                 Err(CallError::Refused { reason, request: back }) => {
                     request = back;
@@ -244,7 +245,7 @@ impl Service for Edge {
                 headers.push_valid(b"Content-Type", b"text/plain; version=0.0.4; charset=utf-8");
                 Response { status: 200, headers, body: Body::from(Bytes::from(self.metrics.render())) }
             }
-            Ok(None) => api::answer(self.api.clone(), head, body).await,
+            Ok(None) => api::answer(self.api.clone(), &self.catalog, head, body).await,
             Err(failure) => failure_response(&failure, None),
         }
     }
@@ -254,12 +255,12 @@ impl Service for Edge {
     }
 }
 
-/// Keeps the call's place on its node until the answer's last byte is sent.
-fn hold_seat(response: CallResponse, seat: Seat) -> CallResponse {
+/// Keeps the call's place on its node and under the limit until the answer's last byte is sent.
+fn hold_place(response: CallResponse, seat: Seat, admitted: Admitted) -> CallResponse {
     let CallResponse { status, headers, body, stages } = response;
     let body = match body {
         Body::Stream { stream, length } => {
-            Body::Stream { stream: Box::pin(Seated { stream, _seat: seat }), length }
+            Body::Stream { stream: Box::pin(Seated { stream, _seat: seat, _admitted: admitted }), length }
         }
         whole => whole,
     };
@@ -269,6 +270,7 @@ fn hold_seat(response: CallResponse, seat: Seat) -> CallResponse {
 struct Seated {
     stream: kiln_shared::body::BodyStream,
     _seat: Seat,
+    _admitted: Admitted,
 }
 
 impl http_body::Body for Seated {

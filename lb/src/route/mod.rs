@@ -4,12 +4,14 @@
 //! resolves paths in an immutable snapshot, without lock and without allocation. A path with escapes costs one.
 
 mod cow;
+pub mod follow;
 pub mod path;
 pub mod snapshot;
 pub mod table;
 
 use kiln_shared::call::{Failure, FailureKind};
 
+pub use follow::{Followed, Follower, follow};
 pub use path::{Target, classify, decode};
 pub use snapshot::{Route, RouteReader, Routes, TriggerRoute};
 pub use table::RouteTable;
