@@ -1,6 +1,7 @@
 //! Keeps the routes current with the catalog.
 //!
-//! Owns the [`RouteTable`] once calls are served. Invariant: what [`Followed::seen`] says, readers see.
+//! Owns the [`RouteTable`] once calls are served. Invariant: a revision that it
+//! announces is one that readers see.
 
 use std::time::Duration;
 
