@@ -5,6 +5,8 @@ pub mod capacity;
 pub mod container;
 pub mod image;
 mod logs;
+pub mod node;
+pub mod serve;
 pub mod slots;
 
 pub use call::{Agent, AgentConfig};

@@ -1,6 +1,9 @@
 //! Kiln's edge: takes calls from clients, finds the function, picks a node and forwards.
 
+pub mod balancer;
 pub mod edge;
 pub mod fleet;
+pub mod forward;
 pub mod guard;
+pub mod nodes;
 pub mod route;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::function::Function;
 use crate::http1::HeaderBlock;
 use crate::ids::{CallId, TriggerId};
@@ -86,8 +86,7 @@ pub struct Stages {
 }
 
 /// Why a node did not take a call. No byte reached a function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// All slots are busy, no room is left and the queue is full, or the wait took too long.
     #[error("no free slot")]
@@ -101,6 +100,25 @@ pub enum Refusal {
     /// No connection could be made.
     #[error("unreachable")]
     Unreachable,
+}
+
+impl Refusal {
+    /// The word for it between balancer and agent.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Draining => "draining",
+            Self::UnknownFunction => "unknown-function",
+            Self::Unreachable => "unreachable",
+        }
+    }
+
+    /// The refusal of that word.
+    pub fn read(word: &[u8]) -> Option<Self> {
+        [Self::Busy, Self::Draining, Self::UnknownFunction, Self::Unreachable]
+            .into_iter()
+            .find(|refusal| refusal.as_str().as_bytes() == word)
+    }
 }
 
 /// What went wrong with a call that a node took, or that no node can take.
@@ -142,7 +160,7 @@ pub enum FailureKind {
 }
 
 /// A failed call: what the client gets and what the call record says.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
     /// What went wrong.
@@ -260,6 +278,19 @@ impl Failure {
         Self::new(FailureKind::Cancelled, 444, "client closed the connection")
     }
 
+    /// The node's connection broke while it had the call, which may have run (502).
+    pub fn node_lost() -> Self {
+        Self::new(FailureKind::NodeLost, 502, "the node that ran the call was lost; it may have run")
+    }
+
+    /// A request body that could not be read to its end.
+    pub fn of_body(error: &BodyError) -> Self {
+        match error {
+            BodyError::TooLarge { .. } => Self::request_too_large(),
+            other => Self::cancelled().with_detail(other.to_string()),
+        }
+    }
+
     /// Kiln is at fault (500); the cause stays in the record and the log.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(FailureKind::Internal, 500, "internal server error").with_detail(detail)
@@ -285,8 +316,17 @@ pub enum CallError {
 /// A call under way.
 pub type CallFuture<'a> = Pin<Box<dyn Future<Output = Result<CallResponse, CallError>> + Send + 'a>>;
 
+/// A definition under way.
+pub type DefineFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// A way to a node: the agent in this process, or a connection to one elsewhere.
 pub trait CallHop: Send + Sync {
     /// Runs the call. Dropping the future, or the answer's body before its end, cancels the call.
     fn call(&self, request: CallRequest) -> CallFuture<'_>;
+
+    /// Tells the node what a function is, after it refused a call for not knowing it. Whether that went well shows in
+    /// the next try. An agent in this process gets the function with each call and never asks.
+    fn define<'a>(&'a self, _function: &'a Function) -> DefineFuture<'a> {
+        Box::pin(std::future::ready(()))
+    }
 }

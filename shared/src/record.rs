@@ -97,6 +97,11 @@ impl RecordSink {
         (Self { sender }, receiver)
     }
 
+    /// Hands over a record that waits safely elsewhere: waits for room. False if nobody takes records any more.
+    pub async fn deliver(&self, record: Record) -> bool {
+        self.sender.send(record).await.is_ok()
+    }
+
     /// Hands over a record, or drops and counts it.
     pub fn send(&self, record: Record) {
         if self.sender.try_send(record).is_err() {

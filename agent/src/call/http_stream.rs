@@ -157,7 +157,7 @@ async fn ended(lease: &mut Lease) -> Failure {
 async fn exchange_failure(error: &ExchangeError, lease: &mut Lease) -> Failure {
     match error {
         ExchangeError::RequestBody(error) => match error {
-            kiln_shared::http1::buffer::WriteError::Body(error) => super::body_failure(error),
+            kiln_shared::http1::buffer::WriteError::Body(error) => Failure::of_body(error),
             other => Failure::cancelled().with_detail(other.to_string()),
         },
         ExchangeError::Head(HeadError::TooLarge) => Failure::response_head_too_large(),

@@ -58,7 +58,7 @@ struct Shared {
     limits: Limits,
     detached_body_bytes_max: u64,
     sink: RecordSink,
-    report: watch::Receiver<Arc<NodeReport>>,
+    report: watch::Sender<Arc<NodeReport>>,
     tasks: TaskTracker,
     calls: TaskTracker,
     draining: CancellationToken,
@@ -97,13 +97,17 @@ impl Agent {
 
     /// This node's state, as it changes.
     pub fn reports(&self) -> watch::Receiver<Arc<NodeReport>> {
-        self.shared.report.clone()
+        self.shared.report.subscribe()
     }
 
     /// Takes no more calls, lets those that run end, and removes every container. The caller bounds the wait:
     /// dropping the future and calling [`Self::close`] cuts what is left.
     pub async fn drain(&self) {
         self.shared.draining.cancel();
+        self.shared.report.send_modify(|report| {
+            let sequence = report.sequence + 1;
+            *report = Arc::new(NodeReport { draining: true, sequence, ..(**report).clone() });
+        });
         self.shared.calls.close();
         self.shared.calls.wait().await;
     }
@@ -126,7 +130,7 @@ impl Agent {
             let body = std::mem::take(&mut request.body);
             match body.collect(self.shared.detached_body_bytes_max).await {
                 Ok(body) => request.body = Body::from(body),
-                Err(error) => return Err(journal.failed(body_failure(&error)).into()),
+                Err(error) => return Err(journal.failed(Failure::of_body(&error)).into()),
             }
         }
         let asked = Instant::now();
@@ -188,13 +192,5 @@ async fn run_in(
         Some(framing) => {
             Box::pin(pipes::run(framing, request, lease, journal, limits, waited, running)).await
         }
-    }
-}
-
-/// The failure of a call whose request body could not be read.
-fn body_failure(error: &kiln_shared::body::BodyError) -> Failure {
-    match error {
-        kiln_shared::body::BodyError::TooLarge { .. } => Failure::request_too_large(),
-        other => Failure::cancelled().with_detail(other.to_string()),
     }
 }

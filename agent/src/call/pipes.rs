@@ -215,7 +215,7 @@ impl Outgoing {
         match self.body.poll_chunk(context) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Some(Ok(piece))) => encoder.body(&piece, &mut self.encoded)?,
-            Poll::Ready(Some(Err(error))) => return Err(CallFailed::keep(super::body_failure(&error))),
+            Poll::Ready(Some(Err(error))) => return Err(CallFailed::keep(Failure::of_body(&error))),
             Poll::Ready(None) => {
                 if let Some(encoder) = self.encoder.take() {
                     encoder.finish(&mut self.encoded)?;

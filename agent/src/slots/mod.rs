@@ -323,7 +323,7 @@ impl Slots {
         sink: RecordSink,
         tasks: &TaskTracker,
         stop: CancellationToken,
-    ) -> (Self, watch::Receiver<Arc<NodeReport>>) {
+    ) -> (Self, watch::Sender<Arc<NodeReport>>) {
         let (messages, inbox) = mpsc::channel(1024);
         let shared = Arc::new(Shared {
             pools: DashMap::default(),

@@ -64,7 +64,7 @@ impl Starter {
         driver: Arc<dyn Driver>,
         slots: Slots,
         inbox: mpsc::Receiver<Message>,
-    ) -> (Self, watch::Receiver<Arc<NodeReport>>) {
+    ) -> (Self, watch::Sender<Arc<NodeReport>>) {
         let total = slots.total();
         let first = NodeReport {
             node: node.clone(),
@@ -79,7 +79,8 @@ impl Starter {
             calls: 0,
             functions: Vec::new(),
         };
-        let (report, reports) = watch::channel(Arc::new(first));
+        let report = watch::Sender::new(Arc::new(first));
+        let reports = report.clone();
         let starter = Self {
             node,
             driver,

@@ -5,9 +5,9 @@
 
 mod api;
 mod http2;
-mod listen;
 
 use std::cell::RefCell;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,19 +15,22 @@ use axum::Router;
 use bytes::Bytes;
 use http::Method;
 use kiln_shared::body::Body;
-use kiln_shared::call::{CallError, CallHop, CallKind, CallMode, CallRequest, CallResponse, Failure};
+use kiln_shared::call::{CallError, CallKind, CallMode, CallRequest, CallResponse, Failure};
 use kiln_shared::function::Function;
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::http1::head::{HeadError, RequestHead};
-use kiln_shared::http1::server::{ConnectionLimits, Request, Response, Service};
+use kiln_shared::http1::server::{ConnectionLimits, Ended, Request, Response, Service, serve};
 use kiln_shared::ids::CallId;
+use kiln_shared::listen::{Bounds, Listeners, Workers};
 use kiln_shared::telemetry::MetricsHandle;
+use kiln_shared::token::Token;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{Attempts, Demand, FleetReader, Next, PlacementPolicy, RetryPolicy, Seat};
+use crate::forward::Forwarder;
 use crate::guard::{Admitted, BodyLimit, InFlightLimit, TokenGuard, TooLarge};
 use crate::route::{Followed, Route, RouteReader, Target, classify, decode};
-
-pub use listen::{BindError, Drained, Listeners, Workers, bind};
 
 /// What the edge needs to know.
 #[derive(Debug, Clone)]
@@ -41,7 +44,7 @@ pub struct EdgeConfig {
     /// Largest request body of a call in bytes; 0 is no limit.
     pub body_bytes_max: u64,
     /// Callers must show this token (`Authorization: Bearer`); `None` asks for none.
-    pub token: Option<String>,
+    pub token: Option<Token>,
     /// How nodes are chosen.
     pub placement: PlacementPolicy,
     /// How often a refused call is tried elsewhere.
@@ -70,7 +73,7 @@ pub struct Edge {
     in_flight: InFlightLimit,
     catalog: Followed,
     fleet: FleetReader,
-    local: Arc<dyn CallHop>,
+    forwarder: Forwarder,
     api: Router,
     metrics: MetricsHandle,
 }
@@ -94,23 +97,23 @@ struct Found {
 }
 
 impl Edge {
-    /// An edge that answers calls through `local` and everything else through `api`.
+    /// An edge that sends calls to nodes through `forwarder` and everything else to `api`.
     pub fn new(
         config: EdgeConfig,
         catalog: Followed,
         fleet: FleetReader,
-        local: Arc<dyn CallHop>,
+        forwarder: Forwarder,
         api: Router,
         metrics: MetricsHandle,
     ) -> Self {
         Self {
-            token: TokenGuard::new(config.token.as_deref()),
+            token: TokenGuard::new(config.token.clone()),
             body_limit: BodyLimit::new(config.body_bytes_max),
             in_flight: InFlightLimit::new(config.calls_max),
             config,
             catalog,
             fleet,
-            local,
+            forwarder,
             api,
             metrics,
         }
@@ -124,9 +127,25 @@ impl Edge {
         })
     }
 
-    /// Forgets this thread's readers; a worker calls it first, since a thread may have served another edge.
-    fn begin_worker() {
-        READERS.set(None);
+    /// Serves on one thread per socket until `stop`; see [`Listeners::serve`].
+    ///
+    /// # Errors
+    /// If a thread or its runtime cannot be made.
+    pub fn serve(
+        self: &Arc<Self>,
+        listeners: Listeners,
+        stop: &CancellationToken,
+        grace: Duration,
+    ) -> io::Result<Workers> {
+        let bounds = Bounds { name: "edge", connections_max: self.config.connections_max, grace };
+        let (edge, stopped) = (Arc::clone(self), stop.clone());
+        listeners.serve(&bounds, stop, &move || {
+            // The thread may have served another edge before.
+            READERS.set(None);
+            Forwarder::begin_worker();
+            let (edge, stopped) = (Arc::clone(&edge), stopped.clone());
+            move |stream| connection(Arc::clone(&edge), stream, stopped.clone())
+        })
     }
 
     async fn call(&self, head: RequestHead, body: Body, found: Found) -> Response {
@@ -184,22 +203,31 @@ impl Edge {
         });
         let mut attempts = Attempts::new();
         loop {
-            let seat = self
-                .with_readers(|_, fleet| {
-                    fleet.seat(&demand, attempts.tried(), &self.config.placement, Instant::now())
-                })
-                .map_err(|reason| attempts.no_place(reason))?;
-            match self.local.call(*request).await {
-                Ok(response) => return Ok(hold_place(response, seat, admitted)),
-                Err(CallError::Failed(failure)) => return Err(failure),
-                Err(CallError::Refused { reason, request: back }) => {
-                    request = back;
-                    let next = attempts.refused(seat.node().serial(), reason, &self.config.retry);
-                    seat.refuse(reason, Instant::now());
-                    if let Next::GiveUp(failure) = next {
-                        return Err(failure);
+            let (seat, hop) = self.with_readers(|_, fleet| {
+                let seat = fleet
+                    .seat(&demand, attempts.tried(), &self.config.placement, Instant::now())
+                    .map_err(|reason| attempts.no_place(reason))?;
+                let hop = self.forwarder.hop(seat.node(), fleet.view());
+                Ok::<_, Failure>((seat, hop))
+            })?;
+            let hop = hop.ok_or_else(|| Failure::internal("a local node without an agent"))?;
+            let next = loop {
+                let (reason, back) = match hop.call(*request).await {
+                    Ok(response) => return Ok(hold_place(response, seat, admitted)),
+                    Err(CallError::Failed(failure)) => return Err(failure),
+                    Err(CallError::Refused { reason, request }) => (reason, request),
+                };
+                request = back;
+                match attempts.refused(seat.node().serial(), reason, &self.config.retry) {
+                    Next::SameNode => hop.define(&request.function).await,
+                    next => {
+                        seat.refuse(reason, Instant::now());
+                        break next;
                     }
                 }
+            };
+            if let Next::GiveUp(failure) = next {
+                return Err(failure);
             }
         }
     }
@@ -252,6 +280,16 @@ impl Service for Edge {
 
     fn refuse(&self, error: HeadError) -> Response {
         error_response(error.status(), &error.to_string())
+    }
+}
+
+async fn connection(edge: Arc<Edge>, stream: TcpStream, stop: CancellationToken) {
+    let (reader, writer) = stream.into_split();
+    let ended = serve(reader, writer, &*edge, &edge.config.connection, &stop).await;
+    if let Ended::Http2(reader, writer, read) = ended
+        && let Ok(stream) = reader.reunite(writer)
+    {
+        http2::serve(edge, stream, read, stop).await;
     }
 }
 

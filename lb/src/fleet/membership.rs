@@ -161,6 +161,16 @@ impl Fleet {
         applied
     }
 
+    /// Notes that a node has nothing new to say and is there.
+    pub fn heard(&mut self, id: &NodeId, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            let mut changes = Changes::default();
+            entry.heard(now);
+            entry.tick(now, &self.liveness, &mut changes);
+            self.publish(changes, now);
+        }
+    }
+
     /// Notices who has been silent for too long and ends pauses that are over. Call it about once per beat.
     pub fn tick(&mut self, now: Instant) {
         let mut changes = Changes::default();
@@ -247,6 +257,15 @@ impl Entry {
             changes.ring = true;
         }
         true
+    }
+
+    /// A node that was silent and has lost nothing since is what it was.
+    fn heard(&mut self, now: Instant) {
+        let Some(last) = &mut self.last else { return };
+        last.at = now;
+        if self.node.pause_state(now) != PauseState::Lasts {
+            self.node.set_state(if last.draining { NodeState::Draining } else { NodeState::Up });
+        }
     }
 
     fn learn_slots(&mut self, report: &NodeReport, changes: &mut Changes) {

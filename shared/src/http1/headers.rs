@@ -82,6 +82,19 @@ impl HeaderBlock {
         self.iter().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
+    /// Removes the first line and returns its value, if the line has this name. O(length).
+    pub fn take_first(&mut self, name: &str) -> Option<Vec<u8>> {
+        let mut lines = self.iter();
+        let (first, value) = lines.next()?;
+        if !first.eq_ignore_ascii_case(name.as_bytes()) {
+            return None;
+        }
+        let value = value.to_vec();
+        let end = self.0.len() - lines.0.len();
+        self.0.drain(..end);
+        Some(value)
+    }
+
     /// The lines as they go over the wire, without the empty line that ends a head.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

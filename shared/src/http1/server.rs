@@ -93,6 +93,11 @@ pub trait Service: Send + Sync {
     /// Answers one request. The future is dropped when the client goes away.
     fn handle(&self, request: Request) -> impl Future<Output = Response> + Send;
 
+    /// Whether answers carry a `Date`; one that is only passed on gets it where it leaves Kiln.
+    fn sends_date(&self) -> bool {
+        true
+    }
+
     /// The answer to a request whose head is refused.
     fn refuse(&self, error: HeadError) -> Response {
         plain(error.status(), &error.to_string())
@@ -146,7 +151,13 @@ where
                     HeadRefusal::Malformed(error) => service.refuse(error),
                     HeadRefusal::TooSlow => plain(408, "the request head did not arrive in time"),
                 };
-                let writer = response_writer(response, true, true, false);
+                let form = Form {
+                    version: http::Version::HTTP_11,
+                    close: true,
+                    is_head: false,
+                    date: service.sends_date(),
+                };
+                let writer = response_writer(response, form);
                 if connection.write(writer, limits).await.is_ok() {
                     connection.linger().await;
                 }
@@ -275,7 +286,9 @@ where
         let Some(response) = response else { return Next::Abort };
 
         let close = !keep_alive || stop.is_cancelled();
-        let writer = response_writer(response, http11, close, is_head);
+        let version = if http11 { http::Version::HTTP_11 } else { http::Version::HTTP_10 };
+        let form = Form { version, close, is_head, date: service.sends_date() };
+        let writer = response_writer(response, form);
         let unframed = !http11 && writer.1;
         if self.write(writer, limits).await.is_err() {
             return Next::Abort;
@@ -435,8 +448,19 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Watched<'_, W> {
     }
 }
 
+/// What the answer's head depends on beside the answer.
+#[derive(Clone, Copy)]
+struct Form {
+    version: http::Version,
+    close: bool,
+    is_head: bool,
+    date: bool,
+}
+
 /// Builds the head of an answer. Returns the writer and whether the body ends with the connection.
-fn response_writer(response: Response, http11: bool, close: bool, is_head: bool) -> (MessageWriter, bool) {
+fn response_writer(response: Response, form: Form) -> (MessageWriter, bool) {
+    let Form { version, close, is_head, date } = form;
+    let http11 = version == http::Version::HTTP_11;
     let Response { status, headers, mut body } = response;
     let bodyless = status == 204 || status == 304;
     let framing = match WriteFraming::of(&body) {
@@ -451,7 +475,9 @@ fn response_writer(response: Response, http11: bool, close: bool, is_head: bool)
     head.extend_from_slice(reason.unwrap_or("").as_bytes());
     head.extend_from_slice(b"\r\n");
     head.extend_from_slice(headers.as_bytes());
-    date::push_date(&mut head);
+    if date {
+        date::push_date(&mut head);
+    }
     let mut until_close = false;
     match framing {
         WriteFraming::Fixed(_) if bodyless => {}

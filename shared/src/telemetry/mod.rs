@@ -1,43 +1,19 @@
 //! Logs and metrics set-up, once per process.
 
-use std::fmt;
-use std::str::FromStr;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
 /// How the process's own log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
-    /// Lines for people.
+    /// For people.
     #[default]
     Text,
-    /// One JSON object per line.
+    /// One JSON object a line.
     Json,
 }
-
-impl FromStr for LogFormat {
-    type Err = UnknownLogFormat;
-
-    fn from_str(text: &str) -> Result<Self, UnknownLogFormat> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            other => Err(UnknownLogFormat(other.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for LogFormat {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(if *self == Self::Text { "text" } else { "json" })
-    }
-}
-
-/// A log format that is none.
-#[derive(Debug, thiserror::Error)]
-#[error("unknown log format {0:?}; use text or json")]
-pub struct UnknownLogFormat(String);
 
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +65,20 @@ pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| TelemetryError::Twice)?;
     Ok(handle)
+}
+
+/// How often the histograms are folded when nobody scrapes them.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Keeps the histograms bounded between scrapes, until the task is aborted. Needs a runtime.
+pub fn keep_up(metrics: PrometheusHandle) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(UPKEEP);
+        loop {
+            tick.tick().await;
+            metrics.run_upkeep();
+        }
+    })
 }
 
 pub use metrics_exporter_prometheus::PrometheusHandle as MetricsHandle;

@@ -1,5 +1,6 @@
 //! Worker threads: a runtime each, a listening socket each, so that a connection never changes its core.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,24 +8,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kiln_shared::http1::server::{Ended, serve};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-use super::{Edge, http2};
 
 /// Connections that may wait to be accepted, per worker.
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Why the edge cannot listen.
+/// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody else listens there.
-    #[error("{address} is in use; stop the other process or choose another port with --port")]
+    #[error("{address} is in use; stop the other process or choose another port")]
     InUse {
         /// The address.
         address: SocketAddr,
@@ -47,7 +45,7 @@ pub struct Listeners {
     address: SocketAddr,
 }
 
-/// How the edge ended.
+/// How serving ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
     /// Every connection ended by itself.
@@ -68,7 +66,7 @@ pub fn bind(address: SocketAddr, workers: usize) -> Result<Listeners, BindError>
         io::ErrorKind::AddrInUse => BindError::InUse { address },
         _ => BindError::Other { address, source },
     };
-    // Without the wish to share first: two edges that share a port by accident would each get half the calls.
+    // Without the wish to share first: two programs that share a port by accident would each get half the calls.
     let probe = socket(address, false).map_err(failed)?;
     let address = probe.local_addr().map_err(failed)?;
     drop(probe);
@@ -90,33 +88,50 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener
 }
 
 impl Listeners {
-    /// Where clients reach the edge.
+    /// The address, with the port that was taken.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Serves on one thread per socket until `stop`, then gives connections at most `grace` to end. Blocks
-    /// nothing: the returned handles are joined by [`Workers::join`].
+    /// nothing: the returned handles are joined by [`Workers::join`]. `worker` is called once on each thread and
+    /// makes what serves that thread's connections.
     ///
     /// # Errors
     /// If a thread or its runtime cannot be made.
-    pub fn serve(self, edge: &Arc<Edge>, stop: &CancellationToken, grace: Duration) -> io::Result<Workers> {
+    pub fn serve<W, S, F>(self, bounds: &Bounds, stop: &CancellationToken, worker: &W) -> io::Result<Workers>
+    where
+        W: Fn() -> S + Clone + Send + 'static,
+        S: Fn(TcpStream) -> F + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let open = Arc::new(AtomicUsize::new(0));
         let mut threads = Vec::new();
         for (number, socket) in self.sockets.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (edge, stop, open) = (Arc::clone(edge), stop.clone(), Arc::clone(&open));
-            let thread = std::thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
-                Edge::begin_worker();
-                runtime.block_on(worker(socket, edge, open, stop, grace))
-            })?;
+            let (worker, bounds, stop, open) = (worker.clone(), *bounds, stop.clone(), Arc::clone(&open));
+            let name = format!("{}-{number}", bounds.name);
+            let thread = std::thread::Builder::new()
+                .name(name)
+                .spawn(move || runtime.block_on(accept(socket, worker(), open, stop, bounds)))?;
             threads.push(thread);
         }
         Ok(Workers { threads })
     }
 }
 
-/// The edge's threads.
+/// Bounds of what the workers of one address serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Names the threads.
+    pub name: &'static str,
+    /// Most open connections over all workers; further ones are closed when they come.
+    pub connections_max: usize,
+    /// How long connections may take to end at shutdown.
+    pub grace: Duration,
+}
+
+/// The threads that serve an address.
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<JoinHandle<Drained>>,
@@ -130,24 +145,27 @@ impl Workers {
             match thread.join() {
                 Ok(Drained::Clean) => {}
                 Ok(Drained::Forced { connections }) => cut += connections,
-                Err(_) => tracing::error!("an edge worker panicked"),
+                Err(_) => tracing::error!("a worker panicked"),
             }
         }
         if cut == 0 { Drained::Clean } else { Drained::Forced { connections: cut } }
     }
 }
 
-async fn worker(
+async fn accept<F>(
     socket: std::net::TcpListener,
-    edge: Arc<Edge>,
+    serve: impl Fn(TcpStream) -> F,
     open: Arc<AtomicUsize>,
     stop: CancellationToken,
-    grace: Duration,
-) -> Drained {
+    bounds: Bounds,
+) -> Drained
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(%error, "an edge worker cannot listen");
+            tracing::error!(%error, "a worker cannot listen");
             return Drained::Clean;
         }
     };
@@ -161,15 +179,19 @@ async fn worker(
         };
         match accepted {
             Ok((stream, _peer)) => {
-                if open.fetch_add(1, Ordering::AcqRel) >= edge.config.connections_max {
+                if open.fetch_add(1, Ordering::AcqRel) >= bounds.connections_max {
                     open.fetch_sub(1, Ordering::AcqRel);
                     metrics::counter!("kiln_connections_refused_total").increment(1);
                     continue;
                 }
                 let counted = Counted(Arc::clone(&open));
-                let (edge, stop) = (Arc::clone(&edge), stop.clone());
+                if stream.set_nodelay(true).is_err() {
+                    // The peer is gone already.
+                    continue;
+                }
+                let served = serve(stream);
                 connections.spawn(async move {
-                    connection(edge, stream, stop).await;
+                    served.await;
                     drop(counted);
                 });
             }
@@ -181,7 +203,7 @@ async fn worker(
     }
     drop(listener);
     connections.close();
-    match tokio::time::timeout(grace, connections.wait()).await {
+    match tokio::time::timeout(bounds.grace, connections.wait()).await {
         Ok(()) => Drained::Clean,
         Err(_elapsed) => Drained::Forced { connections: connections.len() },
     }
@@ -192,18 +214,5 @@ struct Counted(Arc<AtomicUsize>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-async fn connection(edge: Arc<Edge>, stream: TcpStream, stop: CancellationToken) {
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let (reader, writer) = stream.into_split();
-    let ended = serve(reader, writer, &*edge, &edge.config.connection, &stop).await;
-    if let Ended::Http2(reader, writer, read) = ended
-        && let Ok(stream) = reader.reunite(writer)
-    {
-        http2::serve(edge, stream, read, stop).await;
     }
 }

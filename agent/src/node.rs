@@ -1,0 +1,82 @@
+//! This machine as a node: its options, its name, and its agent with the Docker engine behind it.
+
+#![allow(clippy::doc_markdown, reason = "documentation of options is the help text that people read")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use kiln_shared::contract::Limits;
+use kiln_shared::ids::{CallId, NodeId};
+use kiln_shared::program::DataFolder;
+use kiln_shared::record::RecordSink;
+
+use crate::container::Driver;
+use crate::container::docker::{DockerConfig, DockerDriver};
+use crate::slots::SlotsConfig;
+use crate::{Agent, AgentConfig, capacity};
+
+/// Longest path of a directory for sockets that still leaves room for their names (`sun_path`, unix(7)).
+const SOCKET_DIR_BYTES_MAX: usize = 70;
+/// Largest body of a detached call in bytes.
+const DETACHED_BODY_BYTES_MAX: u64 = 6 << 20;
+
+/// What a node may use and allow.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    /// Memory for containers in MiB [default: what the machine has available, less a tenth]
+    #[arg(long, env = "KILN_MEMORY_MIB", value_name = "MIB")]
+    pub memory_mib: Option<u64>,
+    /// Address of the Docker engine [default: unix:///var/run/docker.sock]
+    #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
+    pub docker_host: Option<String>,
+    /// Largest answer of a function in bytes; 0 is no limit
+    #[arg(long, env = "FN_MAX_RESPONSE_SIZE", value_name = "BYTES", default_value_t = 0)]
+    pub response_bytes_max: u64,
+}
+
+/// The node's name: made on the first start and kept, so that a later life knows its own leftovers.
+///
+/// # Errors
+/// The file that keeps it cannot be read or written.
+pub fn node_id(folder: &DataFolder) -> Result<NodeId> {
+    Ok(NodeId::new(folder.remembered("node-id", || CallId::generate().to_string().to_lowercase())?))
+}
+
+impl NodeArgs {
+    /// Removes what an earlier life left behind and starts the agent.
+    ///
+    /// # Errors
+    /// The engine cannot be used, or the machine's memory cannot be read.
+    pub async fn start(&self, folder: &DataFolder, node: NodeId, sink: RecordSink) -> Result<Agent> {
+        let mut docker =
+            DockerConfig::new(node.clone(), socket_dir(folder.path(), &node)).with_environment()?;
+        if let Some(host) = &self.docker_host {
+            docker.host.clone_from(host);
+        }
+        let driver: Arc<dyn Driver> = Arc::new(DockerDriver::connect(docker).await?);
+        let memory_mib = match self.memory_mib {
+            Some(memory_mib) => memory_mib,
+            None => capacity::memory_for_containers_mib()
+                .context("cannot read how much memory this machine has; say it with --memory-mib")?,
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let config = AgentConfig {
+            node,
+            slots: SlotsConfig::for_node(memory_mib, cores),
+            limits: Limits { response_bytes_max: self.response_bytes_max, ..Limits::default() },
+            detached_body_bytes_max: DETACHED_BODY_BYTES_MAX,
+        };
+        Ok(Agent::start(config, driver, sink))
+    }
+}
+
+/// Where the functions' sockets live: with the data if the path is short enough for a socket's address.
+fn socket_dir(data_dir: &Path, node: &NodeId) -> PathBuf {
+    let beside = data_dir.join("iofs");
+    if beside.as_os_str().len() <= SOCKET_DIR_BYTES_MAX {
+        return beside;
+    }
+    std::env::temp_dir().join(format!("kiln-{node}"))
+}

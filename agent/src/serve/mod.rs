@@ -1,0 +1,212 @@
+//! The agent's endpoint: what balancers elsewhere send it (`kiln_shared::link`).
+//!
+//! Every request but `/health` and `/metrics` must show the fleet's token, if there is one.
+
+mod functions;
+mod outbox;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Method;
+use kiln_shared::body::Body;
+use kiln_shared::call::{CallError, CallHop as _, Refusal};
+use kiln_shared::function::{Function, Revision};
+use kiln_shared::http1::HeaderBlock;
+use kiln_shared::http1::head::{HeadLimits, RequestHead};
+use kiln_shared::http1::server::{ConnectionLimits, Request, Response, Service, plain, serve};
+use kiln_shared::link::call::{IncomingCall, answer, failure, refusal, take_token};
+use kiln_shared::link::{BEAT, CALL_PATH, FUNCTIONS_PATH, HEALTH_PATH, RECORDS_PATH, REPORT_PATH};
+use kiln_shared::listen::{Bounds, Listeners, Workers};
+use kiln_shared::record::Record;
+use kiln_shared::report::NodeReport;
+use kiln_shared::telemetry::MetricsHandle;
+use kiln_shared::token::Token;
+use serde::Serialize;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::functions::KnownFunctions;
+use self::outbox::Outbox;
+use crate::Agent;
+
+/// Longest definition of a function.
+const DEFINITION_BYTES_MAX: u64 = 4 << 20;
+/// Most open connections of balancers.
+const CONNECTIONS_MAX: usize = 50_000;
+
+/// Answers balancers. Shared by the worker threads.
+#[derive(Debug)]
+pub struct Endpoint {
+    agent: Agent,
+    token: Option<Token>,
+    functions: KnownFunctions,
+    outbox: Outbox,
+    limits: ConnectionLimits,
+    metrics: MetricsHandle,
+}
+
+impl Endpoint {
+    /// An endpoint for `agent`, whose call records come out of `records`.
+    pub fn new(
+        agent: Agent,
+        token: Option<Token>,
+        records: mpsc::Receiver<Record>,
+        metrics: MetricsHandle,
+    ) -> Self {
+        // Room for what a balancer adds to a client's head.
+        let head = HeadLimits { bytes_max: 128 << 10, target_bytes_max: 1 << 10, fields_max: 128 };
+        Self {
+            agent,
+            token,
+            functions: KnownFunctions::default(),
+            outbox: Outbox::new(records),
+            limits: ConnectionLimits { head, ..ConnectionLimits::default() },
+            metrics,
+        }
+    }
+
+    /// Serves on one thread per socket until `stop`; see [`Listeners::serve`].
+    ///
+    /// # Errors
+    /// If a thread or its runtime cannot be made.
+    pub fn serve(
+        self: &Arc<Self>,
+        listeners: Listeners,
+        stop: &CancellationToken,
+        grace: Duration,
+    ) -> io::Result<Workers> {
+        let bounds = Bounds { name: "serve", connections_max: CONNECTIONS_MAX, grace };
+        let (endpoint, stopped) = (Arc::clone(self), stop.clone());
+        listeners.serve(&bounds, stop, &move || {
+            let (endpoint, stopped) = (Arc::clone(&endpoint), stopped.clone());
+            move |stream| connection(Arc::clone(&endpoint), stream, stopped.clone())
+        })
+    }
+
+    /// Waits until balancers have fetched every record, at most `timeout`.
+    pub async fn flush(&self, timeout: Duration) {
+        if tokio::time::timeout(timeout, self.outbox.emptied()).await.is_err() {
+            tracing::warn!("call records are lost: no balancer fetched them in time");
+        }
+    }
+
+    async fn call(&self, head: RequestHead, body: Body) -> Response {
+        let received = Instant::now();
+        let call = match IncomingCall::read(head) {
+            Ok(call) => call,
+            Err(error) => return plain(400, &error.to_string()),
+        };
+        let Some(function) = self.functions.get(call.function, call.revision) else {
+            return refusal(Refusal::UnknownFunction);
+        };
+        match self.agent.call(call.into_request(function, body, received)).await {
+            Ok(response) => answer(response),
+            Err(CallError::Refused { reason, .. }) => refusal(reason),
+            Err(CallError::Failed(failed)) => failure(&failed),
+        }
+    }
+
+    async fn define(&self, revision: &str, body: Body) -> Response {
+        let Ok(revision) = u64::from_str_radix(revision, 16) else {
+            return plain(400, "the revision is not a hexadecimal number");
+        };
+        let text = match body.collect(DEFINITION_BYTES_MAX).await {
+            Ok(text) => text,
+            Err(error) => return plain(400, &error.to_string()),
+        };
+        match serde_json::from_slice(&text) {
+            Ok(spec) => {
+                // The balancer's hash counts: it is what its calls will name.
+                self.functions.learn(Function { spec, revision: Revision(revision) });
+                empty(204)
+            }
+            Err(error) => plain(400, &format!("the definition cannot be read: {error}")),
+        }
+    }
+
+    async fn report(&self, query: &str) -> Response {
+        let known = query_value(query, "after").and_then(|after| {
+            let (epoch, sequence) = after.split_once('.')?;
+            Some((epoch.parse::<u64>().ok()?, sequence.parse::<u64>().ok()?))
+        });
+        let mut reports = self.agent.reports();
+        let is_news = |report: &Arc<NodeReport>| known != Some((report.epoch, report.sequence));
+        // Cancel-safe: a watch remembers what it saw.
+        match tokio::time::timeout(BEAT, reports.wait_for(is_news)).await {
+            Ok(Ok(report)) => json(&**report),
+            _ => empty(204),
+        }
+    }
+
+    async fn records(&self, query: &str) -> Response {
+        let taken = query_value(query, "taken").and_then(|number| number.parse().ok()).unwrap_or(0);
+        match self.outbox.next(taken, BEAT).await {
+            Some(batch) => json(&batch),
+            None => empty(204),
+        }
+    }
+}
+
+impl Service for Endpoint {
+    async fn handle(&self, request: Request) -> Response {
+        let Request { mut head, body } = request;
+        let shown = take_token(&mut head.headers);
+        let target = std::mem::take(&mut head.target);
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        if path == HEALTH_PATH {
+            return plain(200, "ok");
+        }
+        if path == "/metrics" {
+            let text = Body::from(Bytes::from(self.metrics.render()));
+            return with_type(200, b"text/plain; version=0.0.4; charset=utf-8", text);
+        }
+        if let Some(token) = &self.token
+            && !shown.is_some_and(|shown| token.is(&shown))
+        {
+            return plain(401, "the fleet's token is missing or another one");
+        }
+        match (&head.method, path) {
+            (&Method::POST, CALL_PATH) => self.call(head, body).await,
+            (&Method::GET, REPORT_PATH) => self.report(query).await,
+            (&Method::POST, RECORDS_PATH) => self.records(query).await,
+            (&Method::PUT, path) => match path.strip_prefix(FUNCTIONS_PATH) {
+                Some(revision) => self.define(revision, body).await,
+                None => plain(404, "no such path"),
+            },
+            _ => plain(404, "no such path"),
+        }
+    }
+
+    fn sends_date(&self) -> bool {
+        false
+    }
+}
+
+async fn connection(endpoint: Arc<Endpoint>, stream: TcpStream, stop: CancellationToken) {
+    let (reader, writer) = stream.into_split();
+    // Balancers speak HTTP/1.1; whatever else comes is closed.
+    serve(reader, writer, &*endpoint, &endpoint.limits, &stop).await;
+}
+
+fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|pair| pair.1)
+}
+
+fn empty(status: u16) -> Response {
+    Response { status, headers: HeaderBlock::new(), body: Body::Empty }
+}
+
+fn json(value: &impl Serialize) -> Response {
+    let text = serde_json::to_vec(value).expect("reports and records always serialize");
+    with_type(200, b"application/json", Body::from(Bytes::from(text)))
+}
+
+fn with_type(status: u16, content_type: &[u8], body: Body) -> Response {
+    let mut headers = HeaderBlock::new();
+    headers.push_valid(b"Content-Type", content_type);
+    Response { status, headers, body }
+}

@@ -1,0 +1,171 @@
+//! A balancer as a whole: catalog, API, routes, nodes and edge, in the order in which they come up and go down.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use kiln_api::{ApiState, Catalog, RecordWriter, Retention};
+use kiln_shared::listen::{Drained, Listeners, Workers, bind};
+use kiln_shared::program::DataFolder;
+use kiln_shared::record::RecordSink;
+use kiln_shared::telemetry::{self, MetricsHandle};
+use kiln_shared::token::Token;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::edge::{Edge, EdgeConfig};
+use crate::fleet::{Fleet, LivenessPolicy, NodeConfig};
+use crate::forward::Forwarder;
+use crate::nodes::Nodes;
+use crate::route::follow;
+
+/// Call records and log pieces that may wait for the store.
+const RECORDS_WAITING_MAX: usize = 16 * 1024;
+
+/// What callers may do, and where state is kept.
+#[derive(Debug, Clone, Args)]
+pub struct EdgeArgs {
+    /// Database of apps, functions, triggers and call records [default: kiln.db in the data folder]
+    #[arg(long, env = "FN_DB_URL", value_name = "URL")]
+    pub db_url: Option<String>,
+    /// Base of the endpoints that functions and triggers show [default: the host that a request names]
+    #[arg(long, env = "FN_PUBLIC_LB_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Largest request body of a call in bytes; 0 is no limit
+    #[arg(long, env = "FN_MAX_REQUEST_SIZE", value_name = "BYTES", default_value_t = 0)]
+    pub request_bytes_max: u64,
+    /// Callers of functions must show this token (Authorization: Bearer) [default: none is asked for]
+    #[arg(long, env = "KILN_CALL_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = Token::new)]
+    pub token: Option<Token>,
+    /// Threads that serve clients [default: one a core]
+    #[arg(long, env = "KILN_WORKERS", value_name = "THREADS")]
+    pub workers: Option<usize>,
+    /// Seconds that calls under way may take to end at shutdown
+    #[arg(long, env = "KILN_GRACE_SECONDS", value_name = "SECONDS", default_value_t = 30)]
+    pub grace_seconds: u64,
+}
+
+impl EdgeArgs {
+    /// How long calls under way may take to end at shutdown.
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_seconds)
+    }
+}
+
+/// A balancer that has its port and its database, and serves nobody yet.
+#[derive(Debug)]
+pub struct Prepared {
+    args: EdgeArgs,
+    listeners: Listeners,
+    catalog: Catalog,
+    metrics: MetricsHandle,
+    records: RecordSink,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A balancer that serves.
+#[derive(Debug)]
+pub struct Balancer {
+    address: SocketAddr,
+    nodes: Nodes,
+    workers: Workers,
+    stop_edge: CancellationToken,
+    catalog: Catalog,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Takes the port, opens the database, and starts what stores call records.
+///
+/// # Errors
+/// What is in the way, with the remedy.
+pub async fn prepare(args: EdgeArgs, listen: SocketAddr, folder: &DataFolder) -> Result<Prepared> {
+    let workers = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let listeners = bind(listen, workers)?;
+    let metrics = telemetry::start_metrics()?;
+    let url = match &args.db_url {
+        Some(url) => url.clone(),
+        None => format!("sqlite://{}", folder.path().join("kiln.db").display()),
+    };
+    let catalog = Catalog::open(&url).await?;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let (records, waiting) = RecordSink::bounded(RECORDS_WAITING_MAX);
+    let writer = RecordWriter::new(catalog.clone(), Retention::default());
+    tasks.spawn(writer.run(waiting, stop.clone()));
+    let upkeep = telemetry::keep_up(metrics.clone());
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        stopped.cancelled().await;
+        upkeep.abort();
+    });
+    Ok(Prepared { args, listeners, catalog, metrics, records, tasks, stop })
+}
+
+impl Prepared {
+    /// Where the call records of this balancer's agents go.
+    pub fn records(&self) -> RecordSink {
+        self.records.clone()
+    }
+
+    /// Serves clients with these nodes.
+    ///
+    /// # Errors
+    /// The catalog cannot be read, or the threads cannot be made.
+    pub async fn serve(
+        self,
+        members: impl IntoIterator<Item = NodeConfig>,
+        forwarder: Forwarder,
+    ) -> Result<Balancer> {
+        let Self { args, listeners, catalog, metrics, records: _, tasks, stop } = self;
+        let (followed, route_task) = follow(catalog.clone()).await?;
+        tasks.spawn(route_task.run(stop.clone()));
+        let mut fleet = Fleet::new(LivenessPolicy::default(), Instant::now());
+        fleet.set_members(members, Instant::now());
+        let view = fleet.reader();
+        let nodes = Nodes::keep(fleet, &tasks, &stop);
+        let api = kiln_api::router(ApiState {
+            public_url: args.public_url.clone(),
+            ..ApiState::new(catalog.clone())
+        });
+        let grace = args.grace();
+        let config =
+            EdgeConfig { body_bytes_max: args.request_bytes_max, token: args.token, ..EdgeConfig::default() };
+        let edge = Arc::new(Edge::new(config, followed, view, forwarder, api, metrics));
+        let (address, stop_edge) = (listeners.address(), CancellationToken::new());
+        let workers = edge.serve(listeners, &stop_edge, grace).context("cannot start the edge's threads")?;
+        Ok(Balancer { address, nodes, workers, stop_edge, catalog, tasks, stop })
+    }
+}
+
+impl Balancer {
+    /// Where clients reach it.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What keeps its view of the nodes.
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// Takes no more connections and lets calls under way end while `meanwhile` runs, then stores what is left to
+    /// store. How it ended.
+    ///
+    /// # Errors
+    /// A thread panicked.
+    pub async fn stop(self, meanwhile: impl Future<Output = ()>) -> Result<Drained> {
+        let Self { workers, stop_edge, catalog, tasks, stop, .. } = self;
+        stop_edge.cancel();
+        let ended = tokio::task::spawn_blocking(move || workers.join());
+        meanwhile.await;
+        let drained = ended.await.context("the edge did not end")?;
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        catalog.close().await;
+        Ok(drained)
+    }
+}
