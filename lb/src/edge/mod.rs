@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{Attempts, Demand, FleetReader, Next, PlacementPolicy, RetryPolicy, Seat};
 use crate::forward::Forwarder;
-use crate::guard::{Admitted, BodyLimit, InFlightLimit, TokenGuard, TooLarge};
+use crate::guard::{Admitted, BodyLimit, InFlightLimit, TokenGuard};
 use crate::route::{Followed, Route, RouteReader, Target, classify, decode};
 
 /// What the edge needs to know.
@@ -182,7 +182,7 @@ impl Edge {
     ) -> Result<CallResponse, Failure> {
         self.token.check(head.headers.get("Authorization")).map_err(Failure::from)?;
         let admitted = self.in_flight.admit().map_err(Failure::from)?;
-        self.body_limit.check(body.length()).map_err(|error| too_large(&error))?;
+        let body = self.body_limit.admit(body).map_err(Failure::from)?;
         let detached = found.kind == CallKind::Invoke
             && head
                 .headers
@@ -332,10 +332,6 @@ fn outcome_label(failure: &Failure) -> &'static str {
         FailureKind::BadRequest | FailureKind::RequestTooLarge | FailureKind::CannotFit => "refused",
         _ => "error",
     }
-}
-
-fn too_large(error: &TooLarge) -> Failure {
-    Failure::new(kiln_shared::call::FailureKind::RequestTooLarge, 413, error.to_string())
 }
 
 /// Seconds after which a busy caller may come back (`spec/api-v2.md`, part 1).

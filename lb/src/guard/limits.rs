@@ -1,33 +1,29 @@
 //! Bounds of one request's body and of all calls in flight.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use http_body::Frame;
+use kiln_shared::body::{Body, BodyError, BodyStream};
 use kiln_shared::call::{Failure, FailureKind};
 
-/// A request body is larger than allowed (413).
+/// The head of a request declares a body that is larger than allowed (413). Fn's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TooLarge {
-    /// The head says so. Fn's words.
-    #[error("Content-Length too large for this server, {declared_bytes} > max {bytes_max}")]
-    Declared {
-        /// What `Content-Length` says.
-        declared_bytes: u64,
-        /// What is allowed.
-        bytes_max: u64,
-    },
-    /// It turned out so.
-    #[error("Request content too large")]
-    Received,
+#[error("Content-Length too large for this server, {declared_bytes} > max {bytes_max}")]
+pub struct TooLarge {
+    /// What `Content-Length` says.
+    pub declared_bytes: u64,
+    /// What is allowed.
+    pub bytes_max: u64,
 }
 
 impl From<TooLarge> for Failure {
     fn from(error: TooLarge) -> Self {
-        match error {
-            TooLarge::Declared { .. } => Self::new(FailureKind::RequestTooLarge, 413, error.to_string()),
-            TooLarge::Received => Self::request_too_large(),
-        }
+        Self::new(FailureKind::RequestTooLarge, 413, error.to_string())
     }
 }
 
@@ -43,34 +39,51 @@ impl BodyLimit {
         Self { bytes_max: if bytes_max == 0 { u64::MAX } else { bytes_max } }
     }
 
-    /// Checks a body's length before it comes; `None` for a chunked one, which its [`BodyMeter`] stops.
+    /// Checks the length that a body declares, and bounds one that declares none: reading it beyond the limit fails
+    /// with [`BodyError::TooLarge`].
     ///
     /// # Errors
-    /// [`TooLarge::Declared`].
-    pub fn check(&self, declared_bytes: Option<u64>) -> Result<BodyMeter, TooLarge> {
-        match declared_bytes {
-            Some(declared_bytes) if declared_bytes > self.bytes_max => {
-                Err(TooLarge::Declared { declared_bytes, bytes_max: self.bytes_max })
+    /// [`TooLarge`].
+    pub fn admit(&self, body: Body) -> Result<Body, TooLarge> {
+        match body {
+            Body::Stream { stream, length: None } if self.bytes_max != u64::MAX => {
+                Ok(Body::stream(Bounded { stream, left_bytes: self.bytes_max, bytes_max: self.bytes_max }))
             }
-            _ => Ok(BodyMeter { left_bytes: self.bytes_max }),
+            body => match body.length() {
+                Some(declared_bytes) if declared_bytes > self.bytes_max => {
+                    Err(TooLarge { declared_bytes, bytes_max: self.bytes_max })
+                }
+                _ => Ok(body),
+            },
         }
     }
 }
 
-/// Counts a body as it comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BodyMeter {
+/// A body of unknown length that ends in an error where it becomes too long.
+struct Bounded {
+    stream: BodyStream,
     left_bytes: u64,
+    bytes_max: u64,
 }
 
-impl BodyMeter {
-    /// Counts the next `bytes`.
-    ///
-    /// # Errors
-    /// [`TooLarge::Received`]: the body is over the limit with these.
-    pub fn count(&mut self, bytes: usize) -> Result<(), TooLarge> {
-        self.left_bytes = self.left_bytes.checked_sub(bytes as u64).ok_or(TooLarge::Received)?;
-        Ok(())
+impl http_body::Body for Bounded {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(self.stream.as_mut().poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            let Some(left_bytes) = self.left_bytes.checked_sub(data.len() as u64) else {
+                return Poll::Ready(Some(Err(BodyError::TooLarge { bytes_max: self.bytes_max })));
+            };
+            self.left_bytes = left_bytes;
+        }
+        Poll::Ready(frame)
     }
 }
 
@@ -143,26 +156,33 @@ impl Drop for Admitted {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_declared_length_over_the_limit_is_refused_in_fns_words() {
-        let error = BodyLimit::new(10).check(Some(11)).unwrap_err();
-        let failure = Failure::from(error);
-        assert_eq!(failure.status, 413);
-        assert_eq!(failure.message, "Content-Length too large for this server, 11 > max 10");
-        assert!(BodyLimit::new(10).check(Some(10)).is_ok());
+    fn full(bytes: usize) -> Body {
+        Body::from(Bytes::from(vec![b'x'; bytes]))
     }
 
     #[test]
-    fn a_chunked_body_is_stopped_at_the_limit() {
-        let mut meter = BodyLimit::new(10).check(None).unwrap();
-        assert_eq!(meter.count(6), Ok(()));
-        assert_eq!(meter.count(4), Ok(()));
-        assert_eq!(meter.count(1), Err(TooLarge::Received));
+    fn a_declared_length_over_the_limit_is_refused_in_fns_words() {
+        let failure = Failure::from(BodyLimit::new(10).admit(full(11)).unwrap_err());
+        assert_eq!(failure.status, 413);
+        assert_eq!(failure.message, "Content-Length too large for this server, 11 > max 10");
+        let declared = Body::Stream { stream: Box::pin(full(0)), length: Some(11) };
+        assert!(BodyLimit::new(10).admit(declared).is_err());
+        assert!(BodyLimit::new(10).admit(full(10)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_chunked_body_is_stopped_at_the_limit() {
+        let limit = BodyLimit::new(10);
+        let mut body = limit.admit(Body::stream(full(10))).unwrap();
+        assert_eq!(body.next_chunk().await.unwrap().unwrap().len(), 10);
+        assert!(body.next_chunk().await.is_none());
+        let mut body = limit.admit(Body::stream(full(11))).unwrap();
+        assert!(matches!(body.next_chunk().await, Some(Err(BodyError::TooLarge { bytes_max: 10 }))));
     }
 
     #[test]
     fn zero_is_no_limit() {
-        assert!(BodyLimit::new(0).check(Some(u64::MAX)).is_ok());
+        assert!(BodyLimit::new(0).admit(full(100)).is_ok());
         let limit = InFlightLimit::new(0);
         let _calls: Vec<_> = (0..100).map(|_| limit.admit().unwrap()).collect();
     }

@@ -5,5 +5,5 @@
 mod limits;
 mod token;
 
-pub use limits::{Admitted, BodyLimit, BodyMeter, InFlightLimit, TooLarge, TooManyCalls};
+pub use limits::{Admitted, BodyLimit, InFlightLimit, TooLarge, TooManyCalls};
 pub use token::{TokenGuard, Unauthorized};
