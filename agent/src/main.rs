@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use kiln_agent::node::{NodeArgs, node_id};
 use kiln_agent::serve::Endpoint;
+use kiln_shared::call::CallHop;
 use kiln_shared::listen::{Drained, bind};
 use kiln_shared::program::{self, DataFolder, FleetTokenArgs, LogArgs, stop_on_signals};
 use kiln_shared::record::RecordSink;
@@ -81,7 +82,8 @@ async fn serve(args: AgentArgs) -> Result<()> {
     let grace = Duration::from_secs(args.grace_seconds);
     let (stop, stop_endpoint) = (stop_on_signals()?, CancellationToken::new());
     let address = listeners.address();
-    let endpoint = Arc::new(Endpoint::new(agent.clone(), token, records, metrics.clone()));
+    let hop: Arc<dyn CallHop> = Arc::new(agent.clone());
+    let endpoint = Arc::new(Endpoint::new(hop, agent.reports(), token, records, metrics.clone()));
     let serving =
         endpoint.serve(listeners, &stop_endpoint, grace).context("cannot start the agent's threads")?;
     let upkeep = telemetry::keep_up(metrics);

@@ -5,6 +5,7 @@
 mod functions;
 mod outbox;
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Method;
 use kiln_shared::body::Body;
-use kiln_shared::call::{CallError, CallHop as _, Refusal};
+use kiln_shared::call::{CallError, CallHop, Refusal};
 use kiln_shared::function::{Function, Revision};
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::http1::head::{HeadLimits, RequestHead};
@@ -26,12 +27,11 @@ use kiln_shared::telemetry::MetricsHandle;
 use kiln_shared::token::Token;
 use serde::Serialize;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::functions::KnownFunctions;
 use self::outbox::Outbox;
-use crate::Agent;
 
 /// Longest definition of a function.
 const DEFINITION_BYTES_MAX: u64 = 4 << 20;
@@ -39,9 +39,9 @@ const DEFINITION_BYTES_MAX: u64 = 4 << 20;
 const CONNECTIONS_MAX: usize = 50_000;
 
 /// Answers balancers. Shared by the worker threads.
-#[derive(Debug)]
 pub struct Endpoint {
-    agent: Agent,
+    hop: Arc<dyn CallHop>,
+    reports: watch::Receiver<Arc<NodeReport>>,
     token: Option<Token>,
     functions: KnownFunctions,
     outbox: Outbox,
@@ -49,10 +49,17 @@ pub struct Endpoint {
     metrics: MetricsHandle,
 }
 
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Endpoint").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
 impl Endpoint {
-    /// An endpoint for `agent`, whose call records come out of `records`.
+    /// An endpoint for what runs calls (an [`Agent`](crate::Agent)), with its reports and its call records.
     pub fn new(
-        agent: Agent,
+        hop: Arc<dyn CallHop>,
+        reports: watch::Receiver<Arc<NodeReport>>,
         token: Option<Token>,
         records: mpsc::Receiver<Record>,
         metrics: MetricsHandle,
@@ -60,7 +67,8 @@ impl Endpoint {
         // Room for what a balancer adds to a client's head.
         let head = HeadLimits { bytes_max: 128 << 10, target_bytes_max: 1 << 10, fields_max: 128 };
         Self {
-            agent,
+            hop,
+            reports,
             token,
             functions: KnownFunctions::default(),
             outbox: Outbox::new(records),
@@ -103,7 +111,7 @@ impl Endpoint {
         let Some(function) = self.functions.get(call.function, call.revision) else {
             return refusal(Refusal::UnknownFunction);
         };
-        match self.agent.call(call.into_request(function, body, received)).await {
+        match self.hop.call(call.into_request(function, body, received)).await {
             Ok(response) => answer(response),
             Err(CallError::Refused { reason, .. }) => refusal(reason),
             Err(CallError::Failed(failed)) => failure(&failed),
@@ -133,7 +141,7 @@ impl Endpoint {
             let (epoch, sequence) = after.split_once('.')?;
             Some((epoch.parse::<u64>().ok()?, sequence.parse::<u64>().ok()?))
         });
-        let mut reports = self.agent.reports();
+        let mut reports = self.reports.clone();
         let is_news = |report: &Arc<NodeReport>| known != Some((report.epoch, report.sequence));
         // Cancel-safe: a watch remembers what it saw.
         match tokio::time::timeout(BEAT, reports.wait_for(is_news)).await {

@@ -142,7 +142,6 @@ impl Edge {
         listeners.serve(&bounds, stop, &move || {
             // The thread may have served another edge before.
             READERS.set(None);
-            Forwarder::begin_worker();
             let (edge, stopped) = (Arc::clone(&edge), stopped.clone());
             move |stream| connection(Arc::clone(&edge), stream, stopped.clone())
         })

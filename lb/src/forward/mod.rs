@@ -10,6 +10,7 @@ mod remote;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use kiln_shared::call::CallHop;
 use kiln_shared::token::Token;
@@ -22,6 +23,7 @@ use crate::fleet::{Address, Node, NodeSerial, View};
 
 /// Knows the way to every node. Shared by the workers.
 pub struct Forwarder {
+    serial: ForwarderSerial,
     local: Option<Arc<dyn CallHop>>,
     token: Option<Token>,
     pools: PoolConfig,
@@ -35,18 +37,34 @@ impl std::fmt::Debug for Forwarder {
 
 thread_local! {
     /// This worker's ways to remote nodes, with their connections.
-    static HOPS: RefCell<HashMap<NodeSerial, Arc<dyn CallHop>>> = RefCell::default();
+    static HOPS: RefCell<HashMap<(ForwarderSerial, NodeSerial), Arc<dyn CallHop>>> = RefCell::default();
+}
+
+/// Names a forwarder within this process: nodes' serials are a fleet's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct ForwarderSerial(u32);
+
+impl ForwarderSerial {
+    fn next() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 impl Forwarder {
     /// To the agent of this process alone.
     pub fn local(agent: Arc<dyn CallHop>) -> Self {
-        Self { local: Some(agent), token: None, pools: PoolConfig::default() }
+        Self {
+            serial: ForwarderSerial::next(),
+            local: Some(agent),
+            token: None,
+            pools: PoolConfig::default(),
+        }
     }
 
     /// To agents elsewhere, which are shown `token`.
     pub fn remote(token: Option<Token>, pools: PoolConfig) -> Self {
-        Self { local: None, token, pools }
+        Self { serial: ForwarderSerial::next(), local: None, token, pools }
     }
 
     /// The way to `node` from this thread, made on first use. `view` tells which others are still of use. `None` if
@@ -57,19 +75,16 @@ impl Forwarder {
             Address::Remote(address) => address,
         };
         HOPS.with_borrow_mut(|hops| {
-            if let Some(hop) = hops.get(&node.serial()) {
+            let key = (self.serial, node.serial());
+            if let Some(hop) = hops.get(&key) {
                 return Some(Arc::clone(hop));
             }
-            hops.retain(|serial, _| view.members().iter().any(|member| member.node().serial() == *serial));
+            let is_member = |serial| view.members().iter().any(|member| member.node().serial() == serial);
+            hops.retain(|&(forwarder, serial), _| forwarder == self.serial && is_member(serial));
             let control = Control::new(Arc::clone(address), self.token.clone(), self.pools.connect_timeout);
             let hop: Arc<dyn CallHop> = Arc::new(RemoteHop::new(control, self.pools));
-            hops.insert(node.serial(), Arc::clone(&hop));
+            hops.insert(key, Arc::clone(&hop));
             Some(hop)
         })
-    }
-
-    /// Forgets this thread's ways; a worker calls it first, since a thread may have served others before.
-    pub(crate) fn begin_worker() {
-        HOPS.take();
     }
 }

@@ -34,6 +34,9 @@ const FAILURE_BYTES_MAX: u64 = 64 << 10;
 /// Longest time for an agent to take a definition.
 const DEFINE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Status of an agent that wants another token. No function is involved yet.
+const STATUS_UNAUTHORIZED: u16 = 401;
+
 type AgentExchange = Exchange<OwnedReadHalf, OwnedWriteHalf>;
 
 /// The way to one agent from one worker.
@@ -69,18 +72,30 @@ impl RemoteHop {
         let limits = head_limits();
         let (mut head, mut exchange) =
             Exchange::start(connection, head, body, framing, send, &limits).await.map_err(|e| broken(&e))?;
-        match read_answer(&mut head).map_err(|error| foreign(&error))? {
+        let verdict = match read_answer(&mut head) {
+            Ok(verdict) => verdict,
+            Err(_) if head.status == STATUS_UNAUTHORIZED => {
+                tracing::error!(
+                    agent = self.control.address(),
+                    "an agent does not accept this balancer's fleet token"
+                );
+                Verdict::Refused(Refusal::Unreachable)
+            }
+            Err(error) => return Err(foreign(&error).into()),
+        };
+        match verdict {
             Verdict::Answer(headers, stages) => {
                 let status = head.status;
                 if let Some(body) = exchange.take_arrived_body() {
-                    self.give_back(exchange);
+                    self.give_back(exchange, send);
                     return Ok(CallResponse { status, headers, body: Body::from(body), stages });
                 }
                 let length = match head.length {
                     BodyLength::Fixed(bytes) => Some(bytes),
                     BodyLength::Chunked | BodyLength::UntilClose => None,
                 };
-                let answer = Answer { exchange: Some(exchange), pool: Arc::clone(&self.pool) };
+                let pool = (send == SendBody::AtOnce).then(|| Arc::clone(&self.pool));
+                let answer = Answer { exchange: Some(exchange), pool };
                 let body = Body::Stream { stream: Box::pin(answer), length };
                 Ok(CallResponse { status, headers, body, stages })
             }
@@ -98,7 +113,7 @@ impl RemoteHop {
             }
             Verdict::Failed => {
                 let text = drain(&mut exchange).await.map_err(|error| broken(&error))?;
-                self.give_back(exchange);
+                self.give_back(exchange, send);
                 Err(read_failure(&text).map_err(|error| foreign(&error))?.into())
             }
         }
@@ -120,8 +135,12 @@ impl RemoteHop {
         }
     }
 
-    fn give_back(&self, exchange: AgentExchange) {
-        if let Some(connection) = exchange.finish().1 {
+    /// Keeps the connection, unless a body was streamed over it: the agent closes it if its function did not read all
+    /// of that, which shows too late.
+    fn give_back(&self, exchange: AgentExchange, send: SendBody) {
+        if send == SendBody::AtOnce
+            && let Some(connection) = exchange.finish().1
+        {
             self.pool.put(connection);
         }
     }
@@ -184,7 +203,8 @@ fn foreign(error: &ProtocolError) -> Failure {
 /// An answer's body on its way from an agent. Dropped before its end it closes the connection, which cancels the call.
 struct Answer {
     exchange: Option<AgentExchange>,
-    pool: Arc<Pool>,
+    /// Where the connection goes if it may be used again.
+    pool: Option<Arc<Pool>>,
 }
 
 impl http_body::Body for Answer {
@@ -200,8 +220,10 @@ impl http_body::Body for Answer {
         let chunk = ready!(exchange.poll_chunk(context));
         if !matches!(chunk, Some(Ok(_))) || exchange.is_complete() {
             let exchange = this.exchange.take();
-            if let Some(connection) = exchange.and_then(|exchange| exchange.finish().1) {
-                this.pool.put(connection);
+            if let Some(pool) = &this.pool
+                && let Some(connection) = exchange.and_then(|exchange| exchange.finish().1)
+            {
+                pool.put(connection);
             }
         }
         Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data).map_err(BodyError::from)))

@@ -126,6 +126,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Exchange<R, W> {
         };
         let mut seen_bytes = 0;
         let head = poll_fn(|context| exchange.poll_head(context, limits, &mut seen_bytes)).await?;
+        if head.status < 300 && exchange.upload_state == UploadState::Held {
+            // It answers while it reads: nothing further will be asked for (RFC 9110, 10.1.1).
+            exchange.upload_state = UploadState::Open;
+        }
         exchange.decoder = BodyDecoder::new(head.length);
         exchange.keep_alive = head.keep_alive;
         exchange.body_done = matches!(exchange.decoder, BodyDecoder::Fixed(0));

@@ -285,7 +285,13 @@ where
         .await;
         let Some(response) = response else { return Next::Abort };
 
-        let close = !keep_alive || stop.is_cancelled();
+        // A body that nobody wanted is not read either; who knows of it in time says so (RFC 9112, 9.6).
+        let unread = !matches!(response.body, Body::Stream { .. })
+            && lent.as_ref().is_some_and(|lent| {
+                self.take_back(lent);
+                !lent.is_finished()
+            });
+        let close = !keep_alive || unread || stop.is_cancelled();
         let version = if http11 { http::Version::HTTP_11 } else { http::Version::HTTP_10 };
         let form = Form { version, close, is_head, date: service.sends_date() };
         let writer = response_writer(response, form);

@@ -1,0 +1,5 @@
+//! One suite for every way of a call to a node: in this process, and over the network to an agent's endpoint.
+
+mod remote;
+mod suite;
+mod support;

@@ -1,0 +1,237 @@
+//! A node that follows a script, reached in this process or through an agent's endpoint on loopback.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kiln_agent::serve::Endpoint;
+use kiln_lb::fleet::{Address, Fleet, LivenessPolicy, NodeConfig};
+use kiln_lb::forward::{Forwarder, PoolConfig};
+use kiln_shared::body::{Body, BodyError};
+use kiln_shared::call::{
+    CallError, CallFuture, CallHop, CallKind, CallMode, CallRequest, CallResponse, Refusal, Stages,
+};
+use kiln_shared::function::{Format, Function, FunctionSpec};
+use kiln_shared::http1::HeaderBlock;
+use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId};
+use kiln_shared::listen::{Workers, bind};
+use kiln_shared::record::{Record, RecordSink};
+use kiln_shared::report::NodeReport;
+use kiln_shared::telemetry::{MetricsHandle, start_metrics};
+use kiln_shared::token::Token;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+type Script = dyn Fn(CallRequest) -> Pin<Box<dyn Future<Output = Result<CallResponse, CallError>> + Send>>
+    + Send
+    + Sync;
+
+/// What a node does with each call.
+pub(crate) struct Node {
+    script: Box<Script>,
+    pub(crate) calls: AtomicUsize,
+}
+
+impl Node {
+    pub(crate) fn new<F>(script: impl Fn(CallRequest) -> F + Send + Sync + 'static) -> Arc<Self>
+    where
+        F: Future<Output = Result<CallResponse, CallError>> + Send + 'static,
+    {
+        Arc::new(Self {
+            script: Box::new(move |request| Box::pin(script(request))),
+            calls: AtomicUsize::new(0),
+        })
+    }
+}
+
+impl CallHop for Node {
+    fn call(&self, request: CallRequest) -> CallFuture<'_> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        (self.script)(request)
+    }
+}
+
+/// An agent's endpoint in front of a node.
+pub(crate) struct Agent {
+    pub(crate) address: SocketAddr,
+    pub(crate) records: RecordSink,
+    pub(crate) reports: watch::Sender<Arc<NodeReport>>,
+    stop: CancellationToken,
+    workers: Option<Workers>,
+}
+
+impl Agent {
+    pub(crate) fn start(node: &Arc<Node>, token: Option<&str>) -> Self {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), node, token)
+    }
+
+    pub(crate) fn start_at(address: SocketAddr, node: &Arc<Node>, token: Option<&str>) -> Self {
+        let listeners = bind(address, 1).expect("a free port");
+        let address = listeners.address();
+        let (records, waiting) = RecordSink::bounded(64);
+        let reports = watch::Sender::new(Arc::new(report(1)));
+        let hop: Arc<dyn CallHop> = node.clone();
+        let token = token.map(|token| Token::new(token).expect("a token"));
+        let endpoint = Arc::new(Endpoint::new(hop, reports.subscribe(), token, waiting, metrics()));
+        let stop = CancellationToken::new();
+        let workers = endpoint.serve(listeners, &stop, Duration::ZERO).expect("serves");
+        Self { address, records, reports, stop, workers: Some(workers) }
+    }
+}
+
+impl Drop for Agent {
+    /// Returns when its port is free and its connections are cut.
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(workers) = self.workers.take() {
+            workers.join();
+        }
+    }
+}
+
+fn metrics() -> MetricsHandle {
+    static METRICS: OnceLock<MetricsHandle> = OnceLock::new();
+    METRICS.get_or_init(|| start_metrics().expect("once a process")).clone()
+}
+
+pub(crate) fn report(sequence: u64) -> NodeReport {
+    NodeReport {
+        node: NodeId::new("scripted"),
+        epoch: 1,
+        sequence,
+        draining: false,
+        memory_total_mib: 8192,
+        memory_committed_mib: 0,
+        memory_idle_mib: 0,
+        cpu_total_millis: 4000,
+        cpu_committed_millis: 0,
+        calls: 0,
+        functions: Vec::new(),
+    }
+}
+
+/// A way to a node, and what keeps the node alive.
+pub(crate) struct Way {
+    pub(crate) hop: Arc<dyn CallHop>,
+    _agent: Option<Agent>,
+}
+
+/// Every way there is to `node`, with its name.
+pub(crate) fn ways(node: &Arc<Node>) -> [(&'static str, Way); 2] {
+    let agent = Agent::start(node, Some("s3cret"));
+    let remote = remote_hop(agent.address, Some("s3cret"));
+    [
+        ("in process", Way { hop: node.clone(), _agent: None }),
+        ("remote", Way { hop: remote, _agent: Some(agent) }),
+    ]
+}
+
+/// The way over the network to the agent at `address`.
+pub(crate) fn remote_hop(address: SocketAddr, token: Option<&str>) -> Arc<dyn CallHop> {
+    let mut fleet = Fleet::new(LivenessPolicy::default(), Instant::now());
+    let address = Address::Remote(address.to_string().into());
+    fleet.join(NodeConfig { id: NodeId::new("n"), address, weight: None, zone: None }, Instant::now());
+    let view = fleet.view();
+    let token = token.map(|token| Token::new(token).expect("a token"));
+    let forwarder = Forwarder::remote(token, PoolConfig::default());
+    forwarder.hop(view.members()[0].node(), &view).expect("a way")
+}
+
+/// Calls, and tells the node what the function is if it asks: what the edge does.
+pub(crate) async fn call(hop: &dyn CallHop, request: CallRequest) -> Result<CallResponse, CallError> {
+    let function = Arc::clone(&request.function);
+    match hop.call(request).await {
+        Err(CallError::Refused { reason: Refusal::UnknownFunction, request }) => {
+            hop.define(&function).await;
+            hop.call(*request).await
+        }
+        other => other,
+    }
+}
+
+pub(crate) fn request(body: Body) -> CallRequest {
+    let spec = FunctionSpec {
+        id: FunctionId::generate(),
+        name: "f".to_owned(),
+        app_id: AppId::generate(),
+        app_name: "a".to_owned(),
+        image: "example/f:1".to_owned(),
+        image_digest: None,
+        format: Format::HttpStream,
+        memory_mib: 128,
+        cpu_millis: None,
+        tmpfs_mib: None,
+        timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_secs(30),
+        config: BTreeMap::from([("KEY".to_owned(), "value".to_owned())]),
+        syslog_url: None,
+    };
+    let mut headers = HeaderBlock::new();
+    headers.push_valid(b"Authorization", b"Bearer the-clients-own");
+    headers.push_valid(b"Kiln-Token", b"forged");
+    CallRequest {
+        id: CallId::generate(),
+        function: Arc::new(Function::new(spec)),
+        kind: CallKind::Invoke,
+        mode: CallMode::Sync,
+        method: http::Method::PATCH,
+        url: "http://example.com/t/a/s?q=1".to_owned(),
+        path: "/s".to_owned(),
+        headers,
+        body,
+        received: Instant::now(),
+    }
+}
+
+pub(crate) fn answer(status: u16, body: Body) -> CallResponse {
+    let mut headers = HeaderBlock::new();
+    headers.push_valid(b"X-Answer", b"yes");
+    CallResponse { status, headers, body, stages: Stages { cold: true, wait: Duration::from_micros(7) } }
+}
+
+/// A body whose pieces a test sends one by one. Dropping the sender ends it.
+pub(crate) fn piecewise() -> (mpsc::Sender<Result<Bytes, BodyError>>, Body) {
+    let (sender, receiver) = mpsc::channel(1);
+    (sender, Body::stream(Pieces(receiver)))
+}
+
+struct Pieces(mpsc::Receiver<Result<Bytes, BodyError>>);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(http_body::Frame::data)))
+    }
+}
+
+pub(crate) fn a_record(text: &str) -> Record {
+    Record::Log(kiln_shared::record::LogChunk {
+        call_id: CallId::generate(),
+        app_id: AppId::generate(),
+        function_id: FunctionId::generate(),
+        text: text.to_owned(),
+    })
+}
+
+/// Waits until the counter has reached `count`.
+pub(crate) async fn reached(counter: &AtomicUsize, count: usize) {
+    let reached = async {
+        while counter.load(Ordering::Relaxed) < count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LONG, reached).await.expect("the counter moves");
+}
