@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Installs Kiln and its systemd unit on this machine, from a build in target/release. Starts nothing.
+# Installs Kiln and its systemd units on this machine, from a build in target/release. Starts nothing.
 #
 #   deploy/install.sh single        kiln and kiln.service: one machine
-#   deploy/install.sh remove        the unit and the binary; data and settings stay
+#   deploy/install.sh lb            kiln-lb and its unit, and the command line: a balancer of a fleet
+#   deploy/install.sh agent         kiln-agent and its unit: a node of a fleet
+#   deploy/install.sh remove        all units and binaries; data and settings stay
 #
 # DESTDIR (default: none) is put before every path, for packages.
 set -euo pipefail
@@ -26,13 +28,24 @@ install_part() {
     say "installed $1; look at /etc/kiln/$2.env, then start it: systemctl enable --now $2"
 }
 
+# The secret that balancers show to agents, made here unless there is one. The same file belongs on every host.
+fleet_token() {
+    [ ! -e "$root/etc/kiln/fleet-token" ] || return 0
+    as_root install -d -m 755 "$root/etc/kiln"
+    head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' | as_root install -m 600 /dev/stdin "$root/etc/kiln/fleet-token"
+    say "made /etc/kiln/fleet-token; copy it to every other host of the fleet, readable by root alone"
+}
+
 remove() {
-    if [ -z "$root" ] && [ -d /run/systemd/system ] && [ -e /etc/systemd/system/kiln.service ]; then
-        as_root systemctl disable --now kiln
-    fi
-    as_root rm -f "$root/etc/systemd/system/kiln.service" "$root/usr/local/bin/kiln" "$root/etc/kiln/kiln.env.example"
+    local unit
+    for unit in kiln kiln-lb kiln-agent; do
+        if [ -z "$root" ] && [ -d /run/systemd/system ] && [ -e "/etc/systemd/system/$unit.service" ]; then
+            as_root systemctl disable --now "$unit"
+        fi
+        as_root rm -f "$root/etc/systemd/system/$unit.service" "$root/usr/local/bin/$unit" "$root/etc/kiln/$unit.env.example"
+    done
     reload
-    say "removed; data is left in /var/lib/kiln, settings in /etc/kiln"
+    say "removed; data is left in /var/lib, settings in /etc/kiln"
 }
 
 reload() {
@@ -41,6 +54,15 @@ reload() {
 
 case "${1:-}" in
     single) install_part kiln kiln ;;
+    lb)
+        fleet_token
+        as_root install -D -m 755 "$built/kiln" "$root/usr/local/bin/kiln"
+        install_part kiln-lb kiln-lb
+        ;;
+    agent)
+        fleet_token
+        install_part kiln-agent kiln-agent
+        ;;
     remove) remove ;;
-    *) die "use: deploy/install.sh single|remove" ;;
+    *) die "use: deploy/install.sh single|lb|agent|remove" ;;
 esac
