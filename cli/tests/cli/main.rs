@@ -6,6 +6,7 @@ mod api;
 mod contexts;
 mod deploy;
 mod invoke;
+mod node;
 mod projects;
 mod support;
 mod usage;

@@ -61,7 +61,12 @@ impl Home {
 
     /// `kiln` with a command line; words are split at spaces.
     pub(crate) fn kiln(&self, line: &str) -> Command {
-        let mut command = Command::cargo_bin("kiln").unwrap();
+        Command::from_std(self.process(line))
+    }
+
+    /// As [`Home::kiln`], to be started and left running.
+    pub(crate) fn process(&self, line: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("kiln"));
         // The tool chain stays where it is although HOME moves.
         let real_home = std::env::var("HOME").unwrap();
         for (variable, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {

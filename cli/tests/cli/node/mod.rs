@@ -1,0 +1,162 @@
+//! `kiln start` as a process, with real containers: what clients and functions see of it.
+
+#[path = "../../../../agent/tests/support/images.rs"]
+mod images;
+mod python;
+mod python_image;
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::{Client, Response};
+use serde_json::Value;
+
+use self::images::docker;
+use crate::support::Home;
+
+/// Longest wait for what takes a moment on a machine that has nothing else to do.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A node: what stays when its Kiln ends. Nothing is left of it however the test ends.
+struct Node {
+    home: Home,
+    memory_mib: u64,
+}
+
+impl Node {
+    /// A node whose containers may commit so much memory.
+    fn with_memory_mib(memory_mib: u64) -> Self {
+        Self { home: Home::new(), memory_mib }
+    }
+
+    /// Starts Kiln on it and waits until it takes calls.
+    fn start(&self) -> Kiln<'_> {
+        let log = self.home.path().join("kiln.log");
+        let mut command = self.home.process("start --port 0 --data-dir data --log-format json --memory-mib");
+        let child = command
+            .arg(self.memory_mib.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let mut kiln = Kiln { node: self, child, log, url: String::new(), client };
+        let deadline = Instant::now() + PATIENCE;
+        while kiln.url.is_empty() {
+            assert!(kiln.child.try_wait().unwrap().is_none(), "Kiln ended:\n{}", kiln.log());
+            assert!(Instant::now() < deadline, "Kiln takes no calls:\n{}", kiln.log());
+            if let Some(address) = address_in(&kiln.log()) {
+                kiln.url = format!("http://{address}");
+            } else {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        kiln
+    }
+
+    /// The name on everything that its Kiln makes in the engine.
+    fn label(&self) -> String {
+        let id = fs::read_to_string(self.home.path().join("data/node-id")).unwrap_or_default();
+        assert!(!id.trim().is_empty(), "the node has no name");
+        format!("label=kiln.node={}", id.trim())
+    }
+
+    /// Ids of its containers, running or not, that have all of these labels.
+    fn containers(&self, labels: &[&str]) -> Vec<String> {
+        let own = self.label();
+        let mut arguments = vec!["ps", "--all", "--quiet", "--no-trunc", "--filter", &own];
+        let labels: Vec<_> = labels.iter().map(|label| format!("label={label}")).collect();
+        for label in &labels {
+            arguments.extend(["--filter", label]);
+        }
+        docker(&arguments).lines().map(str::to_owned).collect()
+    }
+
+    /// Ids of its functions' containers, running or not.
+    fn function_containers(&self) -> Vec<String> {
+        self.containers(&["kiln.role=function"])
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !self.home.path().join("data/node-id").exists() {
+            return;
+        }
+        for id in self.containers(&[]) {
+            docker(&["rm", "--force", &id]);
+        }
+        let networks = docker(&["network", "ls", "--quiet", "--filter", &self.label()]);
+        for id in networks.lines() {
+            docker(&["network", "rm", id]);
+        }
+    }
+}
+
+/// Where Kiln says in its log that it takes calls.
+fn address_in(log: &str) -> Option<String> {
+    log.lines().find_map(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        line["message"]
+            .as_str()?
+            .starts_with("Kiln takes calls")
+            .then(|| line["address"].as_str())?
+            .map(str::to_owned)
+    })
+}
+
+/// A Kiln that runs on a node; killed when it is dropped.
+struct Kiln<'a> {
+    node: &'a Node,
+    child: Child,
+    log: PathBuf,
+    url: String,
+    client: Client,
+}
+
+impl Kiln<'_> {
+    /// What it has written so far.
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Runs a command of the CLI against it, which must succeed; returns its standard output.
+    fn cli(&self, line: &str) -> String {
+        self.node.home.ok(&format!("{line} --api-url {}", self.url))
+    }
+
+    /// Calls a function.
+    async fn invoke(&self, function_id: &str, body: impl Into<reqwest::Body>) -> Response {
+        self.client.post(format!("{}/invoke/{function_id}", self.url)).body(body).send().await.unwrap()
+    }
+
+    /// Ends it as `kiln stop` does: by itself, and with nothing of it left in the engine.
+    fn stop(mut self) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "Kiln does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert!(status.success(), "{status}:\n{}", self.log());
+        assert_eq!(self.node.containers(&[]), Vec::<String>::new());
+    }
+}
+
+impl Drop for Kiln<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
