@@ -1,6 +1,8 @@
 //! Calls over standard input and output, with shell scripts for functions.
 
-use std::collections::BTreeMap;
+#[path = "support/mod.rs"]
+mod support;
+
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::pin::Pin;
@@ -8,25 +10,23 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kiln_agent::container::{
     Container, ContainerControl, ContainerPlan, Driver, DriverFuture, Exit, Output, OutputSource,
     StartStages, Transport,
 };
-use kiln_agent::slots::SlotsConfig;
-use kiln_agent::{Agent, AgentConfig};
-use kiln_shared::body::{Body, BodyError};
-use kiln_shared::call::{CallError, CallHop, CallKind, CallMode, CallRequest, CallResponse, Failure};
-use kiln_shared::contract::Limits;
+use kiln_shared::body::BodyError;
+use kiln_shared::call::Failure;
 use kiln_shared::function::{Format, Function, FunctionSpec};
-use kiln_shared::http1::HeaderBlock;
-use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId};
-use kiln_shared::record::{CallStatus, Record, RecordSink};
+use kiln_shared::record::CallStatus;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::process::{ChildStdin, Command};
 use tokio::sync::{mpsc, oneshot, watch};
+
+use support::calls::Caller;
+use support::spec;
 
 /// Containers are processes of this machine that run the function's image as a shell script.
 #[derive(Default)]
@@ -139,82 +139,26 @@ impl Driver for Processes {
 }
 
 struct Node {
-    agent: Agent,
     driver: Arc<Processes>,
-    records: mpsc::Receiver<Record>,
+    caller: Caller,
 }
 
 fn node() -> Node {
     let driver = Arc::new(Processes::default());
-    let (sink, records) = RecordSink::bounded(100);
-    let config = AgentConfig {
-        node: NodeId::new("pipes"),
-        slots: SlotsConfig::for_node(1024, 2),
-        limits: Limits::default(),
-        detached_body_bytes_max: 1 << 20,
-    };
-    let agent = Agent::start(config, Arc::<Processes>::clone(&driver), sink);
-    Node { agent, driver, records }
+    Node { caller: Caller::of(Arc::<Processes>::clone(&driver), 1024), driver }
 }
 
 fn function(format: Format, timeout: Duration, script: &str) -> Arc<Function> {
-    Arc::new(Function::new(FunctionSpec {
-        id: FunctionId::generate(),
-        name: "script".to_owned(),
-        app_id: AppId::generate(),
-        app_name: "tests".to_owned(),
-        image: script.to_owned(),
-        image_digest: None,
-        format,
-        memory_mib: 64,
-        cpu_millis: None,
-        tmpfs_mib: None,
-        timeout,
-        idle_timeout: Duration::from_secs(30),
-        config: BTreeMap::new(),
-        syslog_url: None,
-    }))
+    Arc::new(Function::new(FunctionSpec { format, timeout, ..spec(script, "") }))
 }
 
 impl Node {
-    async fn call(&self, function: &Arc<Function>, body: &'static str) -> Result<CallResponse, Failure> {
-        let request = CallRequest {
-            id: CallId::generate(),
-            function: Arc::clone(function),
-            kind: CallKind::Invoke,
-            mode: CallMode::Sync,
-            method: http::Method::POST,
-            url: "http://localhost/invoke/x".to_owned(),
-            path: "/invoke".to_owned(),
-            headers: HeaderBlock::new(),
-            body: Body::from(Bytes::from_static(body.as_bytes())),
-            received: Instant::now(),
-        };
-        self.agent.call(request).await.map_err(|error| match error {
-            CallError::Failed(failure) => failure,
-            CallError::Refused { reason, .. } => panic!("refused: {reason}"),
-        })
-    }
-
-    async fn text(&self, function: &Arc<Function>, body: &'static str) -> String {
-        let response = self.call(function, body).await.expect("the script's side works");
-        assert_eq!(response.status, 200);
-        String::from_utf8(response.body.collect(1 << 20).await.expect("the script's side works").to_vec())
-            .expect("the script's side works")
-    }
-
     fn started(&self) -> usize {
         self.driver.started.load(Ordering::Relaxed)
     }
 
     async fn statuses(&mut self, calls: usize) -> Vec<CallStatus> {
-        let mut statuses = Vec::new();
-        while statuses.len() < calls {
-            if let Record::Call(record) = self.records.recv().await.expect("the script's side works") {
-                statuses.push(record.status);
-            }
-        }
-        statuses
+        self.caller.records(calls).await.iter().map(|record| record.status).collect()
     }
 }
 
@@ -241,9 +185,9 @@ const HTTP: &str = r#"
 async fn a_hot_http_container_serves_many_calls() {
     let mut node = node();
     let function = function(Format::Http, SOON, HTTP);
-    assert_eq!(node.text(&function, "one").await, "1 one");
-    assert_eq!(node.text(&function, "").await, "2 ");
-    assert_eq!(node.text(&function, "three").await, "3 three");
+    assert_eq!(node.caller.text(&function, "one").await, "1 one");
+    assert_eq!(node.caller.text(&function, "").await, "2 ");
+    assert_eq!(node.caller.text(&function, "three").await, "3 three");
     assert_eq!(node.started(), 1);
     assert_eq!(node.statuses(3).await, [CallStatus::Success; 3]);
 }
@@ -254,7 +198,7 @@ async fn hot_containers_of_objects_serve_many_calls() {
     let json = r#"while read -r line; do [ -n "$line" ] && echo '{"body":"hi","protocol":{"status_code":200}}'; done"#;
     let function = function(Format::Json, SOON, json);
     for _ in 0..3 {
-        assert_eq!(node.text(&function, "x").await, "hi");
+        assert_eq!(node.caller.text(&function, "x").await, "hi");
     }
     assert_eq!(node.started(), 1);
 }
@@ -263,7 +207,7 @@ async fn hot_containers_of_objects_serve_many_calls() {
 async fn a_container_that_exits_fails_its_call_and_says_how() {
     let mut node = node();
     let function = function(Format::Json, SOON, "read -r line; exit 7");
-    let failure = node.call(&function, "x").await.unwrap_err();
+    let failure = node.caller.call(&function, "x").await.unwrap_err();
     assert_eq!((failure.status, failure.message.as_ref()), (502, "container exit code 7"));
     assert_eq!(node.statuses(1).await, [CallStatus::Error]);
 }
@@ -273,7 +217,7 @@ async fn a_call_without_an_answer_times_out_and_its_container_serves_no_other() 
     let mut node = node();
     let function = function(Format::Http, Duration::from_millis(200), "cat >/dev/null");
     for _ in 0..2 {
-        assert_eq!(node.call(&function, "x").await.unwrap_err().status, 504);
+        assert_eq!(node.caller.call(&function, "x").await.unwrap_err().status, 504);
     }
     assert_eq!(node.started(), 2);
     assert_eq!(node.statuses(2).await, [CallStatus::Timeout; 2]);
@@ -284,7 +228,7 @@ async fn an_answer_that_is_cut_off_ends_in_an_error() {
     let node = node();
     let script = r"printf 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf'; read -r line; sleep 0.3";
     let response =
-        node.call(&function(Format::Http, SOON, script), "x").await.expect("the script's side works");
+        node.caller.call(&function(Format::Http, SOON, script), "x").await.expect("the script's side works");
     let cut = response.body.collect(100).await;
     assert!(matches!(cut, Err(BodyError::Interrupted(_))), "{cut:?}");
 }
@@ -295,7 +239,7 @@ async fn a_container_whose_answer_nobody_wants_is_killed() {
     let script = r"printf 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf'; cat >/dev/null";
     let function = function(Format::Http, SOON, script);
     for _ in 0..2 {
-        drop(node.call(&function, "x").await.expect("the script's side works"));
+        drop(node.caller.call(&function, "x").await.expect("the script's side works"));
     }
     assert_eq!(node.started(), 2);
     assert_eq!(node.statuses(2).await, [CallStatus::Error; 2]);
@@ -305,8 +249,9 @@ async fn a_container_whose_answer_nobody_wants_is_killed() {
 async fn a_default_container_serves_one_call_and_knows_it() {
     let mut node = node();
     let function = function(Format::Default, SOON, r#"echo "$FN_METHOD ${#FN_CALL_ID} $FN_FORMAT $(cat)""#);
-    assert_eq!(node.text(&function, "one").await, "POST 26 default one\n");
-    let (second, third) = tokio::join!(node.text(&function, "two"), node.text(&function, "three"));
+    assert_eq!(node.caller.text(&function, "one").await, "POST 26 default one\n");
+    let (second, third) =
+        tokio::join!(node.caller.text(&function, "two"), node.caller.text(&function, "three"));
     assert_eq!((second.as_str(), third.as_str()), ("POST 26 default two\n", "POST 26 default three\n"));
     assert_eq!(node.started(), 3);
     assert_eq!(node.statuses(3).await, [CallStatus::Success; 3]);
@@ -315,6 +260,6 @@ async fn a_default_container_serves_one_call_and_knows_it() {
 #[tokio::test]
 async fn a_default_container_that_fails_without_output_gets_its_caller_502() {
     let node = node();
-    let failure = node.call(&function(Format::Default, SOON, "exit 3"), "x").await.unwrap_err();
+    let failure = node.caller.call(&function(Format::Default, SOON, "exit 3"), "x").await.unwrap_err();
     assert_eq!((failure.status, failure.message.as_ref()), (502, "container exit code 3"));
 }

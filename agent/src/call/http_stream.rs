@@ -11,7 +11,7 @@ use http_body::Frame;
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::{CallRequest, CallResponse, Failure, Stages};
 use kiln_shared::contract::http_stream::{Verdict, request_head, verdict};
-use kiln_shared::contract::{ContainerFate, Limits};
+use kiln_shared::contract::{self, ContainerFate, Limits};
 use kiln_shared::http1::buffer::WriteFraming;
 use kiln_shared::http1::client::{Connection, Exchange, ExchangeError, SendBody};
 use kiln_shared::http1::head::HeadError;
@@ -45,9 +45,7 @@ pub(super) async fn run(
     let cold = lease.begin(request.id);
     let started = journal.started(cold);
     let deadline = Instant::now() + request.function.spec.timeout;
-    let deadline_at = started
-        .checked_add(jiff::SignedDuration::try_from(request.function.spec.timeout).unwrap_or_default())
-        .unwrap_or(started);
+    let deadline_at = contract::deadline(started, request.function.spec.timeout);
 
     let connection = match connect(&mut lease).await {
         Ok(connection) => connection,

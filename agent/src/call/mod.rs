@@ -12,7 +12,7 @@ use kiln_shared::call::{
     CallError, CallFuture, CallHop, CallMode, CallRequest, CallResponse, Failure, Refusal, Stages,
 };
 use kiln_shared::contract::Limits;
-use kiln_shared::contract::environment::call_environment;
+use kiln_shared::contract::environment::CallEnvironment;
 use kiln_shared::contract::pipe::Framing;
 use kiln_shared::function::Format;
 use kiln_shared::http1::HeaderBlock;
@@ -135,7 +135,7 @@ impl Agent {
         }
         let asked = Instant::now();
         let environment =
-            (request.function.spec.format == Format::Default).then(|| own_environment(&request));
+            (request.function.spec.format == Format::Default).then(|| CallEnvironment::new(&request));
         let lease = match self.shared.slots.acquire(&request.function, environment).await {
             Ok(lease) => lease,
             Err(failure) => return Err(journal.failed(failure).into()),
@@ -167,14 +167,6 @@ impl CallHop for Agent {
     fn call(&self, request: CallRequest) -> CallFuture<'_> {
         Box::pin(self.run(request))
     }
-}
-
-/// The environment of the container that serves this call alone. Its deadline is that of a call which begins now:
-/// the wait and the start come off what the container is told, not off what it gets.
-fn own_environment(request: &CallRequest) -> Vec<(String, String)> {
-    let now = jiff::Timestamp::now();
-    let timeout = jiff::SignedDuration::try_from(request.function.spec.timeout).unwrap_or_default();
-    call_environment(request, now.checked_add(timeout).unwrap_or(now))
 }
 
 /// Runs a call in its container, as its function's format says.

@@ -15,7 +15,7 @@ use http_body::Frame;
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::{CallRequest, CallResponse, Failure, FailureKind, Stages};
 use kiln_shared::contract::pipe::{AnswerDecoder, Event, Framing, RequestEncoder};
-use kiln_shared::contract::{CallFailed, ContainerExit, ContainerFate, Limits};
+use kiln_shared::contract::{self, CallFailed, ContainerExit, ContainerFate, Limits};
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -46,8 +46,7 @@ pub(super) async fn run(
     let started = journal.started(cold);
     let timeout = request.function.spec.timeout;
     let deadline = Instant::now() + timeout;
-    let deadline_at =
-        started.checked_add(jiff::SignedDuration::try_from(timeout).unwrap_or_default()).unwrap_or(started);
+    let deadline_at = contract::deadline(started, timeout);
 
     let mut head = Vec::new();
     let encoder = RequestEncoder::new(framing, &request, deadline_at, &limits, &mut head);

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use kiln_shared::call::Failure;
 use kiln_shared::contract::Limits;
+use kiln_shared::contract::environment::CallEnvironment;
 use kiln_shared::contract::pipe::is_blank;
 use kiln_shared::function::{Format, Function, Revision};
 use kiln_shared::http1::client::Connection;
@@ -139,14 +140,11 @@ impl Slot {
     }
 }
 
-/// A container's environment, names with values.
-pub(crate) type Environment = Vec<(String, String)>;
-
 /// A caller who waits for a slot.
 struct Waiter {
     sender: oneshot::Sender<Result<Lease, Failure>>,
     /// What its container alone must have (the format `default`).
-    environment: Option<Environment>,
+    environment: Option<CallEnvironment>,
 }
 
 enum Message {
@@ -375,7 +373,7 @@ impl Slots {
     pub(crate) async fn acquire(
         &self,
         function: &Arc<Function>,
-        environment: Option<Environment>,
+        environment: Option<CallEnvironment>,
     ) -> Result<Lease, Failure> {
         let pool = self.pool(function);
         if !Ledger::new(self.total()).could_ever_fit(pool.demand) {

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use kiln_shared::call::Failure;
 use kiln_shared::contract::environment::environment;
 use kiln_shared::function::Format;
@@ -255,16 +256,18 @@ impl Starter {
             Format::HttpStream => Transport::Socket,
             Format::Default | Format::Http | Format::Json | Format::Cloudevent => Transport::Pipes,
         };
-        let plan = ContainerPlan {
-            environment: own.unwrap_or_else(|| environment(&pool.function, "/invoke")),
-            function: Arc::clone(&pool.function),
-            transport,
-        };
         self.starts.spawn(async move {
             let began = Instant::now();
             let result = async {
                 driver.ensure_image(&pool.function.spec.image).await?;
-                driver.start(plan).await
+                let environment = match own {
+                    // Only now, so that no wait comes off the deadline that the container is told.
+                    Some(own) => own.made_at(Timestamp::now()),
+                    None => environment(&pool.function, "/invoke"),
+                };
+                driver
+                    .start(ContainerPlan { function: Arc::clone(&pool.function), environment, transport })
+                    .await
             }
             .await;
             Start { pool, waiter, began, result }

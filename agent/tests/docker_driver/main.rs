@@ -1,10 +1,12 @@
-//! The Docker driver against a real engine: how containers start, what they may do, how they end.
+//! The Docker driver against a real engine: how containers start, what they may do, how they end, and how an agent
+//! speaks with them.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a helper's failure is the test's")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod formats;
 mod freezing;
 mod hardening;
 mod images;
@@ -13,6 +15,8 @@ mod life;
 mod network;
 mod outage;
 
+use std::sync::Arc;
+
 use kiln_agent::container::docker::{DockerConfig, DockerDriver};
 use kiln_agent::container::{Container, Driver, Transport};
 use kiln_shared::ids::{Id, NodeId};
@@ -20,7 +24,7 @@ use support::{call, docker, image, plan, spec};
 
 /// A driver on a node of its own. Its directory goes with it.
 struct Node {
-    driver: DockerDriver,
+    driver: Arc<DockerDriver>,
     id: NodeId,
     directory: tempfile::TempDir,
     _sweep: Sweep,
@@ -56,7 +60,7 @@ async fn node_with(change: impl FnOnce(&mut DockerConfig)) -> Node {
     let sweep = Sweep(id.clone());
     let mut config = config(&id, &directory);
     change(&mut config);
-    let driver = DockerDriver::connect(config).await.unwrap();
+    let driver = Arc::new(DockerDriver::connect(config).await.unwrap());
     Node { driver, id, directory, _sweep: sweep }
 }
 
@@ -89,6 +93,11 @@ impl Node {
 
     async fn close(self) {
         self.driver.close().await;
+        self.assert_gone();
+    }
+
+    /// Nothing of a closed node is left.
+    fn assert_gone(&self) {
         assert_eq!(self.containers(), Vec::<String>::new());
         assert_eq!(networks_of(&self.id), Vec::<String>::new());
         assert_eq!(self.socket_directories(), 0);

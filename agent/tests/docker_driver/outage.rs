@@ -105,7 +105,7 @@ async fn a_start_during_an_outage_fails_as_the_nodes_fault() {
         crate::spec(&crate::image("function"), "phony"),
         kiln_agent::container::Transport::Socket,
     );
-    let failure = kiln_agent::container::Driver::start(&node.driver, plan).await.unwrap_err();
+    let failure = kiln_agent::container::Driver::start(&*node.driver, plan).await.unwrap_err();
     assert_eq!(failure.status, 500, "{failure:?}");
     assert!(failure.detail.is_some());
     engine.recover();

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
+pub(crate) mod calls;
 mod images;
 
 use std::collections::BTreeMap;

@@ -14,6 +14,7 @@
 //! | `hungry` | takes memory until it is killed |
 //! | `cat` | copies stdin to stdout until its end, then ends |
 //! | `lines` | answers each line of stdin as a command, or with the same line in capitals |
+//! | `pipes` | serves calls over stdin and stdout in the format that `FN_FORMAT` names |
 //!
 //! When it listens, it serves HTTP/1.1 with keep-alive. The first word of a request's body is a command, the
 //! rest its argument; anything else is answered as it came:
@@ -39,6 +40,18 @@
 //! | `exit N` | ends with that code, without an answer |
 //! | `relink PATH` | makes `lsnr.sock` a link to PATH |
 //! | `status N` | answers with that status |
+//!
+//! Over pipes also:
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `request` | answers the request as it came, frame and all |
+//! | `slowly TEXT` | answers TEXT, each byte of the answer written alone |
+//! | `chunked TEXT` | answers TEXT as an HTTP/1.1 message in chunks |
+//! | `garbage` | answers what is no answer in any hot format |
+//! | `twice TEXT` | answers TEXT, and once more |
+//! | `cut N` | writes the beginning of an answer and ends with code N |
+//! | `hang` | never answers |
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -89,6 +102,7 @@ fn main() {
                 println!("{}", String::from_utf8_lossy(&answer));
             }
         }
+        "pipes" => converse_over_pipes(&std::env::var("FN_FORMAT").unwrap()).unwrap(),
         other => panic!("unknown BEHAVIOUR {other}"),
     }
 }
@@ -140,6 +154,150 @@ fn converse(mut connection: UnixStream) -> io::Result<()> {
         connection.write_all(&answer)?;
     }
     Ok(())
+}
+
+/// Serves calls over stdin and stdout until stdin ends.
+fn converse_over_pipes(format: &str) -> io::Result<()> {
+    let mut input = Recorder { inner: io::stdin().lock(), seen: Vec::new() };
+    while let Some(body) = read_frame(format, &mut input)? {
+        let request = String::from_utf8_lossy(&std::mem::take(&mut input.seen)).into_owned();
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        let (command, argument) = body.split_once(' ').unwrap_or((body.as_str(), ""));
+        let mut out = io::stdout().lock();
+        match command {
+            "request" => out.write_all(&frame(format, &request))?,
+            "slowly" => {
+                for byte in frame(format, argument) {
+                    out.write_all(&[byte])?;
+                    out.flush()?;
+                }
+            }
+            "chunked" => {
+                write!(out, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+                for letter in argument.chars() {
+                    write!(out, "{:x}\r\n{letter}\r\n", letter.len_utf8())?;
+                    out.flush()?;
+                }
+                write!(out, "0\r\n\r\n")?;
+            }
+            "garbage" => writeln!(out, "this is no answer")?,
+            "twice" => out.write_all(&[frame(format, argument), frame(format, argument)].concat())?,
+            "cut" => {
+                let whole = frame(format, "0123456789");
+                out.write_all(&whole[..whole.len() - 5])?;
+                out.flush()?;
+                exit(argument.parse().unwrap());
+            }
+            "hang" => park(),
+            _ => {
+                drop(out);
+                let text = answer(command, argument).map(|text| String::from_utf8(text).unwrap());
+                out = io::stdout().lock();
+                out.write_all(&frame(format, &text.unwrap_or(body)))?;
+            }
+        }
+        out.flush()?;
+        if format == "default" {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps what is read through it.
+struct Recorder<R> {
+    inner: R,
+    seen: Vec<u8>,
+}
+
+impl<R: BufRead> Read for Recorder<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.inner.read(buffer)?;
+        self.seen.extend_from_slice(&buffer[..bytes]);
+        Ok(bytes)
+    }
+}
+
+impl<R: BufRead> BufRead for Recorder<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        let taken = self.inner.fill_buf().unwrap()[..bytes].to_vec();
+        self.seen.extend(taken);
+        self.inner.consume(bytes);
+    }
+}
+
+/// The body of the next request in this format; `None` at the end of the input.
+fn read_frame(format: &str, input: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut text = String::new();
+    let (begin, end) = match format {
+        "default" => {
+            input.read_to_string(&mut text)?;
+            return Ok(Some(text));
+        }
+        "http" => {
+            let body = read_request(input)?;
+            return Ok(body.map(|body| String::from_utf8(body).unwrap()));
+        }
+        // An object ends with a blank line, an event with its line.
+        "json" => ("\"body\":\"", "\n\n"),
+        "cloudevent" => ("\"data\":\"", "\n"),
+        other => panic!("unknown FN_FORMAT {other}"),
+    };
+    while !text.ends_with(end) {
+        if input.read_line(&mut text)? == 0 {
+            return Ok(None);
+        }
+    }
+    let inside = text.split_once(begin).map_or("", |(_, rest)| rest);
+    Ok(Some(unescaped(inside)))
+}
+
+/// The text of a JSON string up to its closing quote; of the escapes those that tests use.
+fn unescaped(inside: &str) -> String {
+    let (mut text, mut letters) = (String::new(), inside.chars());
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' => break,
+            '\\' => match letters.next().unwrap() {
+                'n' => text.push('\n'),
+                letter @ ('"' | '\\' | '/') => text.push(letter),
+                other => panic!("the escape {other} is not for tests"),
+            },
+            letter => text.push(letter),
+        }
+    }
+    text
+}
+
+/// A whole answer with this body, and where the format has them with status 201 and the header `X-Count`.
+fn frame(format: &str, body: &str) -> Vec<u8> {
+    let count = CALLS.load(Ordering::Relaxed);
+    let quoted: String = body
+        .chars()
+        .map(|letter| match letter {
+            '"' | '\\' => format!("\\{letter}"),
+            letter if letter < ' ' => format!("\\u{:04x}", letter as u32),
+            letter => letter.to_string(),
+        })
+        .collect();
+    let protocol = format!("\"protocol\":{{\"status_code\":201,\"headers\":{{\"X-Count\":[\"{count}\"]}}}}");
+    let text = match format {
+        "default" => body.to_owned(),
+        "http" => format!(
+            "HTTP/1.1 201 Whatever\r\nContent-Type: text/plain\r\nX-Count: {count}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+        "json" => format!("{{\"body\":\"{quoted}\",\"content_type\":\"text/plain\",{protocol}}}\n"),
+        "cloudevent" => format!(
+            "{{\"cloudEventsVersion\":\"0.1\",\"contentType\":\"text/plain\",\"extensions\":{{{protocol}}},\"data\":\"{quoted}\"}}\n"
+        ),
+        other => panic!("unknown FN_FORMAT {other}"),
+    };
+    text.into_bytes()
 }
 
 /// The next request's body; `None` at the end of the connection.

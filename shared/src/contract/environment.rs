@@ -3,6 +3,7 @@
 //! Config first, then Kiln's own variables, which win. No name comes twice.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -10,10 +11,13 @@ use crate::call::CallRequest;
 use crate::function::{Format, Function};
 use crate::http1::title_case;
 
+use super::deadline;
 use super::digits::push_millis;
 
 /// Where a function of the format `http-stream` makes its socket, as `FN_LISTENER` says it.
 pub const LISTENER: &str = "unix:/tmp/iofs/lsnr.sock";
+/// Until when the call of a container that serves no other has time.
+const DEADLINE: &str = "FN_DEADLINE";
 
 /// The environment of a container that serves many calls.
 ///
@@ -45,18 +49,39 @@ pub fn environment(function: &Function, path: &str) -> Vec<(String, String)> {
     over_config(&spec.config, own)
 }
 
-/// The environment of a container of the format `default`, which serves this call alone: also the call's id,
-/// method, URL, deadline and headers.
+/// The environment of a container of the format `default`, which serves one call: also the call's id, method, URL,
+/// headers, and the deadline, which is known when the container is about to be made.
 ///
 /// Each header comes in two spellings: `FN_HEADER_Content-Type`, as Fn of 2018 wrote it, and
 /// `FN_HEADER_CONTENT_TYPE`, as its documents did. Several values of a header are joined by `, `. A header whose
 /// own name holds an underscore gets no second spelling, so that it cannot pass for another header.
-pub fn call_environment(call: &CallRequest, deadline: Timestamp) -> Vec<(String, String)> {
+#[derive(Debug, Clone)]
+pub struct CallEnvironment {
+    /// All but the deadline.
+    variables: Vec<(String, String)>,
+    timeout: Duration,
+}
+
+impl CallEnvironment {
+    /// What the container of this call is told.
+    pub fn new(call: &CallRequest) -> Self {
+        let mut variables = call_variables(call);
+        variables.retain(|(name, _)| name != DEADLINE);
+        Self { variables, timeout: call.function.spec.timeout }
+    }
+
+    /// The variables of a container that is made at `now`.
+    pub fn made_at(mut self, now: Timestamp) -> Vec<(String, String)> {
+        self.variables.push((DEADLINE.to_owned(), deadline_text(deadline(now, self.timeout))));
+        self.variables
+    }
+}
+
+fn call_variables(call: &CallRequest) -> Vec<(String, String)> {
     let mut own = vec![
         ("FN_CALL_ID".to_owned(), call.id.as_str().to_owned()),
         ("FN_METHOD".to_owned(), call.method.as_str().to_owned()),
         ("FN_REQUEST_URL".to_owned(), call.url.clone()),
-        ("FN_DEADLINE".to_owned(), deadline_text(deadline)),
     ];
     let (with_underscore, plain): (Vec<_>, Vec<_>) =
         header_values(call).into_iter().partition(|(name, _)| name.contains('_'));
@@ -207,10 +232,12 @@ mod tests {
             "hello",
         );
         let mut spec = call.function.spec.clone();
-        spec.config.insert("FN_HEADER_CONTENT_TYPE".to_owned(), "config".to_owned());
+        for name in ["FN_HEADER_CONTENT_TYPE", "FN_DEADLINE"] {
+            spec.config.insert(name.to_owned(), "config".to_owned());
+        }
         call.function = std::sync::Arc::new(Function::new(spec));
-        let deadline = "2018-02-01T12:00:30.1234Z".parse().expect("a time");
-        let environment = call_environment(&call, deadline);
+        let now = "2018-02-01T12:00:00.1234Z".parse().expect("a time");
+        let environment = CallEnvironment::new(&call).made_at(now);
         for (name, value) in [
             ("FN_CALL_ID", call.id.as_str()),
             ("FN_METHOD", "POST"),

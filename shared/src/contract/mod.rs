@@ -7,7 +7,7 @@
 //! # How an agent drives it
 //!
 //! *Before the start of a container*: [`environment::environment`] is the container's environment;
-//! [`environment::call_environment`] for the `default` format, whose containers serve one call each.
+//! [`environment::CallEnvironment`] for the `default` format, whose containers serve one call each.
 //!
 //! *`http-stream`*: write [`http_stream::request_head`], then the body in the framing that the head announced
 //! (fixed length where [`Body::length`](crate::body::Body::length) is known, else chunks). Read the response's
@@ -35,7 +35,17 @@ mod testing;
 
 pub use limits::{Limits, LogBudget};
 
+use std::time::Duration;
+
+use jiff::Timestamp;
+
 use crate::call::Failure;
+
+/// Until when a call has time that began at `started`, in a function with this timeout.
+pub fn deadline(started: Timestamp, timeout: Duration) -> Timestamp {
+    let timeout = jiff::SignedDuration::try_from(timeout).unwrap_or(jiff::SignedDuration::MAX);
+    started.checked_add(timeout).unwrap_or(Timestamp::MAX)
+}
 
 /// What becomes of a container after a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
