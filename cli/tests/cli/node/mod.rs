@@ -2,8 +2,12 @@
 
 #[path = "../../../../agent/tests/support/images.rs"]
 mod images;
+
+mod bodies;
 mod python;
 mod python_image;
+mod restart;
+mod room;
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -12,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use reqwest::{Client, Response};
-use serde_json::Value;
+use reqwest::{Client, Method, Response};
+use serde_json::{Value, json};
 
 use self::images::docker;
 use crate::support::Home;
@@ -98,6 +102,15 @@ impl Drop for Node {
     }
 }
 
+/// Waits until `condition` holds.
+async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "still not: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Where Kiln says in its log that it takes calls.
 fn address_in(log: &str) -> Option<String> {
     log.lines().find_map(|line| {
@@ -130,9 +143,43 @@ impl Kiln<'_> {
         self.node.home.ok(&format!("{line} --api-url {}", self.url))
     }
 
+    /// Asks the API, which must do it.
+    async fn api(&self, method: Method, path: &str, body: Value) -> Value {
+        let request = self.client.request(method, format!("{}{path}", self.url)).json(&body);
+        let answer = request.send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Creates an app and returns its id.
+    async fn create_app(&self, name: &str) -> String {
+        id_of(&self.api(Method::POST, "/v2/apps", json!({ "name": name })).await)
+    }
+
+    /// Creates a function of 64 MiB, with more `fields`, and returns its id.
+    async fn create_function(&self, app_id: &str, name: &str, image: &str, fields: Value) -> String {
+        let mut function = json!({ "app_id": app_id, "name": name, "image": image, "memory": 64 });
+        function.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        id_of(&self.api(Method::POST, "/v2/fns", function).await)
+    }
+
     /// Calls a function.
     async fn invoke(&self, function_id: &str, body: impl Into<reqwest::Body>) -> Response {
         self.client.post(format!("{}/invoke/{function_id}", self.url)).body(body).send().await.unwrap()
+    }
+
+    /// The value of a metric, named with its labels; 0 if it was never set.
+    async fn metric(&self, name: &str) -> f64 {
+        let text =
+            self.client.get(format!("{}/metrics", self.url)).send().await.unwrap().text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Kills it, so that it can clear up nothing.
+    fn kill(&self) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL).unwrap();
     }
 
     /// Ends it as `kiln stop` does: by itself, and with nothing of it left in the engine.
@@ -148,6 +195,7 @@ impl Kiln<'_> {
         };
         assert!(status.success(), "{status}:\n{}", self.log());
         assert_eq!(self.node.containers(&[]), Vec::<String>::new());
+        assert_eq!(docker(&["network", "ls", "--quiet", "--filter", &self.node.label()]), "");
     }
 }
 
@@ -159,4 +207,8 @@ impl Drop for Kiln<'_> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
+}
+
+fn id_of(made: &Value) -> String {
+    made["id"].as_str().unwrap().to_owned()
 }

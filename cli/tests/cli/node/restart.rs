@@ -1,0 +1,58 @@
+//! What is left of a Kiln that was killed.
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::images::example;
+use super::{Kiln, Node, eventually};
+
+/// All that the API knows of apps, functions and triggers, less the addresses of their endpoints.
+async fn metadata(kiln: &Kiln<'_>, app: &str) -> Vec<Value> {
+    let mut known = Vec::new();
+    for path in ["/v2/apps", &format!("/v2/fns?app_id={app}"), &format!("/v2/triggers?app_id={app}")] {
+        let text = kiln.api(Method::GET, path, json!({})).await.to_string();
+        known.push(serde_json::from_str(&text.replace(&kiln.url, "")).unwrap());
+    }
+    known
+}
+
+#[tokio::test]
+async fn a_killed_kiln_leaves_nothing_that_its_next_life_does_not_clear_up() {
+    const CALLS: usize = 3;
+    let node = Node::with_memory_mib(64 * CALLS as u64);
+    let kiln = node.start();
+    let app = kiln.create_app("lives").await;
+    let function =
+        kiln.create_function(&app, "slow", &example("slow"), json!({ "config": { "A": "1" } })).await;
+    let trigger =
+        json!({ "app_id": app, "fn_id": function, "name": "slow", "type": "http", "source": "/slow" });
+    kiln.api(Method::POST, "/v2/triggers", trigger).await;
+    let before = metadata(&kiln, &app).await;
+
+    // Dropped with the first Kiln: these calls never end.
+    let calls = join_all((0..CALLS).map(async |_| {
+        let call = kiln.client.post(format!("{}/invoke/{function}", kiln.url)).body("1000s").send();
+        call.await.expect_err("its Kiln was killed")
+    }));
+    let until_all_run = eventually("every call runs", async || {
+        kiln.metric("kiln_slots{state=\"busy\"}").await >= CALLS as f64
+    });
+    let killed = async {
+        until_all_run.await;
+        let left = node.function_containers();
+        kiln.kill();
+        left
+    };
+    let (_, left) = tokio::join!(calls, killed);
+    assert_eq!(left.len(), CALLS);
+    assert_eq!(node.function_containers().len(), CALLS, "an engine does not end containers with their maker");
+
+    let second = node.start();
+    let there = node.function_containers();
+    assert!(!there.iter().any(|id| left.contains(id)), "{there:?} of the previous life are left");
+    assert_eq!(metadata(&second, &app).await, before);
+    let answer = second.invoke(&function, "1ms").await;
+    assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "slept 1ms\n"));
+    second.stop();
+}
