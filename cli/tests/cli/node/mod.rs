@@ -196,6 +196,9 @@ impl Kiln<'_> {
         assert!(status.success(), "{status}:\n{}", self.log());
         assert_eq!(self.node.containers(&[]), Vec::<String>::new());
         assert_eq!(docker(&["network", "ls", "--quiet", "--filter", &self.node.label()]), "");
+        let sockets = fs::read_dir(self.node.home.path().join("data/iofs")).unwrap();
+        let sockets = sockets.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir());
+        assert_eq!(sockets.count(), 0, "directories of sockets are left");
     }
 }
 

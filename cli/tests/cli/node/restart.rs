@@ -46,11 +46,13 @@ async fn a_killed_kiln_leaves_nothing_that_its_next_life_does_not_clear_up() {
     };
     let (_, left) = tokio::join!(calls, killed);
     assert_eq!(left.len(), CALLS);
-    assert_eq!(node.function_containers().len(), CALLS, "an engine does not end containers with their maker");
 
     let second = node.start();
-    let there = node.function_containers();
-    assert!(!there.iter().any(|id| left.contains(id)), "{there:?} of the previous life are left");
+    // Any other Kiln of this machine may have begun to clear up after the dead one, and still be at it.
+    eventually("the containers of the previous life are gone", async || {
+        !node.function_containers().iter().any(|id| left.contains(id))
+    })
+    .await;
     assert_eq!(metadata(&second, &app).await, before);
     let answer = second.invoke(&function, "1ms").await;
     assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "slept 1ms\n"));
