@@ -59,7 +59,10 @@ pub fn start(args: &StartArgs, output: Output) -> Result<()> {
 
 /// Starts this program again with the file's variables in its environment. Returns only if that fails.
 fn exec_with_env_file(path: &Path) -> Result<()> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read_to_string(path).map_err(|error| {
+        Failure::new(format!("cannot read {}: {error}", path.display()))
+            .hint("name a file that this user may read with --env-file")
+    })?;
     let variables = parse_env_file(&text)
         .map_err(|line| Failure::new(format!("{}:{line}: not a NAME=VALUE line", path.display())))?;
     let error = this_program()?.envs(variables).env(ENV_FILE_MARK, "1").exec();
@@ -202,7 +205,10 @@ impl PidFile {
     /// Claims the folder for this process. Fails if another process has it.
     pub fn claim(folder: &Path) -> Result<Self> {
         let path = pid_path(folder);
-        let cannot_write = || format!("cannot write {}", path.display());
+        let cannot_write = |error: io::Error| {
+            Failure::new(format!("cannot write {}: {error}", path.display()))
+                .hint("give this user write access to its folder, or choose another with --data-dir")
+        };
         loop {
             let file = OpenOptions::new()
                 .create(true)
@@ -210,13 +216,13 @@ impl PidFile {
                 .write(true)
                 .truncate(false)
                 .open(&path)
-                .with_context(cannot_write)?;
+                .map_err(cannot_write)?;
             let mut locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(locked) => locked,
                 Err((file, Errno::EWOULDBLOCK)) => {
                     return Err(already_running(read_pid(file)?, folder).into());
                 }
-                Err((_, errno)) => return Err(io::Error::from(errno)).with_context(cannot_write),
+                Err((_, errno)) => return Err(cannot_write(errno.into()).into()),
             };
             // The one before us removes its file when it ends: a lock on a removed file claims nothing.
             let is_same = fs::metadata(&path).is_ok_and(|now| {
@@ -228,7 +234,7 @@ impl PidFile {
             locked
                 .set_len(0)
                 .and_then(|()| writeln!(locked, "{}", std::process::id()))
-                .with_context(cannot_write)?;
+                .map_err(cannot_write)?;
             return Ok(Self { path, _locked: locked });
         }
     }

@@ -64,7 +64,7 @@ fn one_line(error: &anyhow::Error) -> String {
     for cause in error.chain() {
         let text = cause.to_string();
         let text = text.trim_end();
-        if line.ends_with(text) {
+        if line.contains(text) {
             continue;
         }
         if !line.is_empty() {
@@ -111,5 +111,7 @@ mod tests {
     fn a_cause_that_repeats_its_parent_is_said_once() {
         let error = anyhow::anyhow!("refused").context("refused");
         assert_eq!(one_line(&error), "refused");
+        let error = anyhow::anyhow!("refused").context("cannot connect: refused; start it");
+        assert_eq!(one_line(&error), "cannot connect: refused; start it");
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Api, Home};
+use crate::support::{Api, Home, text};
 
 #[test]
 fn help_names_every_verb_and_teaches_by_example() {
@@ -150,6 +150,49 @@ fn an_env_file_with_nonsense_names_the_line() {
     let home = Home::new();
     home.write("env", "A=1\nnonsense\n");
     assert!(home.fails(1, "start --env-file env").contains("env:2: not a NAME=VALUE line"));
+}
+
+#[test]
+fn a_kiln_that_cannot_start_says_why_and_what_to_do() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let home = Home::new();
+    // A file where a folder should be, and folders where files should be: no user may write there, not even root.
+    home.write("file", "");
+    for folder in ["a/kiln.db", "b/kiln.pid", "c"] {
+        std::fs::create_dir_all(home.path().join(folder)).unwrap();
+    }
+    home.write("c/kiln.db", &"this is no database ".repeat(100));
+    let cases = [
+        (1, format!("--port {port}"), "in use", "choose another port"),
+        (1, "--docker-host unix:///nowhere/docker.sock".to_owned(), "/nowhere/docker.sock", "start it"),
+        (1, "--docker-host tcp://127.0.0.1:1".to_owned(), "cannot reach Docker", "start it"),
+        (1, "--docker-host nonsense".to_owned(), "nonsense", "use unix://"),
+        (1, "--data-dir file/d".to_owned(), "file/d", "--data-dir"),
+        (1, "--data-dir a".to_owned(), "a/kiln.db", "choose another path"),
+        (1, "--data-dir b".to_owned(), "b/kiln.pid", "--data-dir"),
+        (1, "--data-dir c".to_owned(), "c/kiln.db", "choose another path"),
+        (1, "--env-file nowhere".to_owned(), "nowhere", "--env-file"),
+        (1, "--log-level a=b=c".to_owned(), "a=b=c", "use error, warn"),
+        (2, "--memory-mib lots".to_owned(), "lots", "--help"),
+        (2, "--listen nowhere".to_owned(), "nowhere", "--help"),
+        (2, "--nonsense".to_owned(), "--nonsense", "--help"),
+    ];
+    for (code, options, problem, remedy) in cases {
+        // What a case does not set is such that Kiln would start.
+        let defaults = if options.contains("--port") { "" } else { "--port 0 " };
+        let data = if options.contains("--data-dir") { "" } else { "--data-dir d " };
+        let mut command = home.kiln(&format!("start {defaults}{data}{options}"));
+        let ended = command.timeout(std::time::Duration::from_mins(1)).output().unwrap();
+        let said = text(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(code), "{options}: {said}");
+        let first = said.lines().next().unwrap();
+        assert!(first.starts_with("error: ") && first.contains(problem), "{options}: {said}");
+        assert!(said.contains(remedy), "{options}: {said}");
+        let lines = said.lines().filter(|line| !line.is_empty()).count();
+        assert!(lines <= if code == 1 { 2 } else { 3 }, "{options}: {said}");
+        assert_eq!(text(&ended.stdout), "", "{options}");
+    }
 }
 
 /// A port that was free a moment ago.
