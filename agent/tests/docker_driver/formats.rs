@@ -7,18 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use kiln_agent::container::docker::DockerDriver;
 use kiln_shared::body::BodyError;
-use kiln_shared::call::{CallKind, CallRequest, CallResponse, FailureKind};
+use kiln_shared::call::{CallResponse, FailureKind};
 use kiln_shared::function::{Format, Function, FunctionSpec};
-use kiln_shared::http1::HeaderBlock;
-use kiln_shared::ids::TriggerId;
 use kiln_shared::record::CallStatus;
 use serde_json::{Value, json};
 
-use crate::support::calls::{Caller, request, text_of};
+use crate::agent::{Agent, header, trigger_request};
+use crate::support::calls::{request, text_of};
 use crate::support::{image, spec};
-use crate::{Node, node};
 
 /// The formats whose containers serve many calls.
 const HOT: [Format; 3] = [Format::Http, Format::Json, Format::Cloudevent];
@@ -26,27 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Of functions that hang: as short as it may be while their other calls still end in time on a busy machine.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// An agent on a node of its own.
-struct Agent {
-    node: Node,
-    caller: Caller,
-}
-
 impl Agent {
-    async fn start() -> Self {
-        Self::with_memory_mib(1024).await
-    }
-
-    async fn with_memory_mib(memory_mib: u64) -> Self {
-        let node = node().await;
-        Self { caller: Caller::of(Arc::<DockerDriver>::clone(&node.driver), memory_mib), node }
-    }
-
-    async fn close(self) {
-        self.caller.agent.close().await;
-        self.node.assert_gone();
-    }
-
     /// Answers with how many calls the container has served, this one included.
     async fn count(&self, function: &Arc<Function>) -> String {
         let answer = self.caller.call(function, body_for(function, "count")).await.expect("an answer");
@@ -72,28 +49,6 @@ fn body_for(function: &Arc<Function>, command: &str) -> Bytes {
         Format::Cloudevent => Bytes::from(json!(command).to_string()),
         _ => Bytes::from(command.to_owned()),
     }
-}
-
-fn header(headers: &HeaderBlock, wanted: &str) -> Option<String> {
-    let mut found = headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes()));
-    let value = found.next().map(|(_, value)| String::from_utf8(value.to_vec()).unwrap());
-    assert!(found.next().is_none(), "{wanted} comes twice");
-    value
-}
-
-/// A PUT through a trigger, with headers.
-fn trigger_request(function: &Arc<Function>, body: Bytes) -> CallRequest {
-    let mut call = request(function, body);
-    call.kind = CallKind::Trigger(TriggerId::generate());
-    call.method = http::Method::PUT;
-    "http://api.example.com/t/tests/hello?x=1".clone_into(&mut call.url);
-    "/hello".clone_into(&mut call.path);
-    for (name, value) in
-        [("content-type", "text/plain"), ("x-two", "one"), ("X-Two", "two"), ("Fn_call_id", "forged")]
-    {
-        call.headers.push(name.as_bytes(), value.as_bytes()).unwrap();
-    }
-    call
 }
 
 /// `name=value` lines.

@@ -8,8 +8,8 @@ use crate::support::{docker, eventually};
 use crate::{ask, node};
 
 /// The freezer file of a container, found by the test in its own way.
-fn freezer_file(container: &Container) -> PathBuf {
-    let id = docker(&["inspect", "--format", "{{.Id}}", &container.name]);
+pub(crate) fn freezer_file(name: &str) -> PathBuf {
+    let id = docker(&["inspect", "--format", "{{.Id}}", name]);
     let found = std::process::Command::new("find")
         .args(["/sys/fs/cgroup", "-path", &format!("*{id}*"), "(", "-name", "freezer.state", "-o"])
         .args(["-name", "cgroup.events", ")"])
@@ -20,7 +20,7 @@ fn freezer_file(container: &Container) -> PathBuf {
     one.or_else(|| found.lines().next()).expect("a cgroup").into()
 }
 
-fn is_frozen(file: &PathBuf) -> bool {
+pub(crate) fn is_frozen(file: &PathBuf) -> bool {
     let state = std::fs::read_to_string(file).unwrap();
     state.trim() == "FROZEN" || state.contains("frozen 1")
 }
@@ -34,7 +34,7 @@ async fn freeze(container: &Container) {
 async fn a_frozen_function_stands_still_until_it_is_thawed() {
     let node = node().await;
     let container = node.start("phony").await;
-    let file = freezer_file(&container);
+    let file = freezer_file(&container.name);
     assert!(!is_frozen(&file));
     freeze(&container).await;
     eventually("it is frozen", async || is_frozen(&file)).await;
@@ -54,7 +54,7 @@ async fn a_frozen_function_stands_still_until_it_is_thawed() {
 async fn a_frozen_container_is_removed_like_any_other() {
     let node = node().await;
     let container = node.start("phony").await;
-    let file = freezer_file(&container);
+    let file = freezer_file(&container.name);
     freeze(&container).await;
     eventually("it is frozen", async || is_frozen(&file)).await;
     node.close_with([container]).await;

@@ -6,6 +6,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod agent;
+mod calls;
 mod formats;
 mod freezing;
 mod hardening;

@@ -25,13 +25,14 @@ pub(crate) struct Caller {
 impl Caller {
     /// Starts an agent that may commit so much memory.
     pub(crate) fn of(driver: Arc<dyn Driver>, memory_mib: u64) -> Self {
+        Self::with(driver, SlotsConfig::for_node(memory_mib, 2), Limits::default())
+    }
+
+    /// Starts an agent.
+    pub(crate) fn with(driver: Arc<dyn Driver>, slots: SlotsConfig, limits: Limits) -> Self {
         let (sink, records) = RecordSink::bounded(1000);
-        let config = AgentConfig {
-            node: NodeId::new("test"),
-            slots: SlotsConfig::for_node(memory_mib, 2),
-            limits: Limits::default(),
-            detached_body_bytes_max: 1 << 20,
-        };
+        let config =
+            AgentConfig { node: NodeId::new("test"), slots, limits, detached_body_bytes_max: 1 << 20 };
         Self { agent: Agent::start(config, driver, sink), records }
     }
 

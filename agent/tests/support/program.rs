@@ -39,19 +39,22 @@
 //! | `eat` | takes memory until it is killed |
 //! | `exit N` | ends with that code, without an answer |
 //! | `relink PATH` | makes `lsnr.sock` a link to PATH |
-//! | `status N` | answers with that status |
+//! | `alone MILLIS` | answers later, with `alone` or, if another call came meanwhile, `together` |
 //!
-//! Over pipes also:
+//! And for calls alone:
 //!
 //! | command | what it does |
 //! |---|---|
 //! | `request` | answers the request as it came, frame and all |
 //! | `slowly TEXT` | answers TEXT, each byte of the answer written alone |
 //! | `chunked TEXT` | answers TEXT as an HTTP/1.1 message in chunks |
-//! | `garbage` | answers what is no answer in any hot format |
+//! | `garbage` | answers what is no answer in any format but `default` |
 //! | `twice TEXT` | answers TEXT, and once more |
 //! | `cut N` | writes the beginning of an answer and ends with code N |
+//! | `stall` | writes the beginning of an answer and never ends it |
 //! | `hang` | never answers |
+//! | `status N` | answers with that status (not over pipes) |
+//! | `bloat BYTES` | answers with a header of that length (not over pipes) |
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -68,6 +71,8 @@ const DIRECTORY: &str = "/tmp/iofs";
 const SOCKET: &str = "/tmp/iofs/lsnr.sock";
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+/// Calls of the command `alone` under way.
+static ALONE: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
     match std::env::var("BEHAVIOUR").as_deref().unwrap_or("phony") {
@@ -133,27 +138,77 @@ fn serve(listener: UnixListener) {
 }
 
 fn converse(mut connection: UnixStream) -> io::Result<()> {
-    let mut reader = BufReader::new(connection.try_clone()?);
+    let mut reader = Recorder { inner: BufReader::new(connection.try_clone()?), seen: Vec::new() };
     while let Some(body) = read_request(&mut reader)? {
+        let request = std::mem::take(&mut reader.seen);
         CALLS.fetch_add(1, Ordering::Relaxed);
         let text = String::from_utf8_lossy(&body).into_owned();
         let (command, argument) = text.split_once(' ').unwrap_or((text.as_str(), ""));
-        let mut status = 200;
-        let answer = match command {
-            "status" => {
-                status = argument.parse().unwrap();
-                Vec::new()
-            }
-            _ => answer(command, argument).unwrap_or(body),
+        let message = |status: u16, header: &str, body: &[u8]| {
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status} Whatever\r\n{header}\r\nContent-Length: {length}\r\n\r\n");
+            [head.as_bytes(), body].concat()
         };
-        write!(
-            connection,
-            "HTTP/1.1 {status} Whatever\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
-            answer.len()
-        )?;
-        connection.write_all(&answer)?;
+        let plain = |body: &[u8]| message(200, "Content-Type: text/plain", body);
+        match command {
+            "status" => connection.write_all(&message(argument.parse().unwrap(), "X-Failed: yes", b"why"))?,
+            "bloat" => {
+                let header = format!("X-Large: {}", "x".repeat(argument.parse().unwrap()));
+                connection.write_all(&message(200, &header, b""))?;
+            }
+            "request" => connection.write_all(&plain(&request))?,
+            _ if misbehave(command, argument, &plain, &mut connection)? => {}
+            _ => {
+                let answer = answer(command, argument).unwrap_or(body);
+                connection.write_all(&plain(&answer))?;
+            }
+        }
     }
     Ok(())
+}
+
+/// Answers the commands that are about how an answer is written. `frame` makes an answer of its body. False if
+/// `command` is none of them.
+fn misbehave(
+    command: &str,
+    argument: &str,
+    frame: &dyn Fn(&[u8]) -> Vec<u8>,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
+    let begin = |out: &mut dyn Write| {
+        let whole = frame(b"0123456789");
+        out.write_all(&whole[..whole.len() - 5])?;
+        out.flush()
+    };
+    match command {
+        "slowly" => {
+            for byte in frame(argument.as_bytes()) {
+                out.write_all(&[byte])?;
+                out.flush()?;
+            }
+        }
+        "chunked" => {
+            write!(out, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            for letter in argument.chars() {
+                write!(out, "{:x}\r\n{letter}\r\n", letter.len_utf8())?;
+                out.flush()?;
+            }
+            write!(out, "0\r\n\r\n")?;
+        }
+        "garbage" => writeln!(out, "this is no answer")?,
+        "twice" => out.write_all(&[frame(argument.as_bytes()), frame(argument.as_bytes())].concat())?,
+        "cut" => {
+            begin(out)?;
+            exit(argument.parse().unwrap());
+        }
+        "stall" => {
+            begin(out)?;
+            park();
+        }
+        "hang" => park(),
+        _ => return Ok(false),
+    }
+    Ok(true)
 }
 
 /// Serves calls over stdin and stdout until stdin ends.
@@ -163,37 +218,14 @@ fn converse_over_pipes(format: &str) -> io::Result<()> {
         let request = String::from_utf8_lossy(&std::mem::take(&mut input.seen)).into_owned();
         CALLS.fetch_add(1, Ordering::Relaxed);
         let (command, argument) = body.split_once(' ').unwrap_or((body.as_str(), ""));
-        let mut out = io::stdout().lock();
+        let framed = |body: &[u8]| frame(format, std::str::from_utf8(body).unwrap());
+        let mut out = io::stdout();
         match command {
-            "request" => out.write_all(&frame(format, &request))?,
-            "slowly" => {
-                for byte in frame(format, argument) {
-                    out.write_all(&[byte])?;
-                    out.flush()?;
-                }
-            }
-            "chunked" => {
-                write!(out, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-                for letter in argument.chars() {
-                    write!(out, "{:x}\r\n{letter}\r\n", letter.len_utf8())?;
-                    out.flush()?;
-                }
-                write!(out, "0\r\n\r\n")?;
-            }
-            "garbage" => writeln!(out, "this is no answer")?,
-            "twice" => out.write_all(&[frame(format, argument), frame(format, argument)].concat())?,
-            "cut" => {
-                let whole = frame(format, "0123456789");
-                out.write_all(&whole[..whole.len() - 5])?;
-                out.flush()?;
-                exit(argument.parse().unwrap());
-            }
-            "hang" => park(),
+            "request" => out.write_all(&framed(request.as_bytes()))?,
+            _ if misbehave(command, argument, &framed, &mut out)? => {}
             _ => {
-                drop(out);
-                let text = answer(command, argument).map(|text| String::from_utf8(text).unwrap());
-                out = io::stdout().lock();
-                out.write_all(&frame(format, &text.unwrap_or(body)))?;
+                let answer = answer(command, argument).unwrap_or_else(|| body.clone().into_bytes());
+                out.write_all(&framed(&answer))?;
             }
         }
         out.flush()?;
@@ -419,6 +451,12 @@ fn answer(command: &str, argument: &str) -> Option<Vec<u8>> {
         "sleep" => {
             thread::sleep(Duration::from_millis(number() as u64));
             "ok".to_owned()
+        }
+        "alone" => {
+            let came = ALONE.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(number() as u64));
+            let left = ALONE.fetch_sub(1, Ordering::SeqCst);
+            if (came, left) == (0, 1) { "alone" } else { "together" }.to_owned()
         }
         "eat" => eat(),
         "exit" => exit(number() as i32),
