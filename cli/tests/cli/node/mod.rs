@@ -4,6 +4,7 @@
 mod images;
 
 mod bodies;
+mod failures;
 mod python;
 mod python_image;
 mod restart;

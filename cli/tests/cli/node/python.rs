@@ -24,6 +24,8 @@ def handler(ctx, data=None):
     body = data.getvalue().decode()
     if body == "raise":
         raise ValueError("asked to fail")
+    if body == "late":
+        raise TimeoutError("asked to be late")
     seen = {
         "body": body,
         "calls": calls,
@@ -141,8 +143,16 @@ async fn a_function_of_the_official_python_fdk_is_called_both_ways_in_one_contai
     let failed = kiln.client.post(format!("{}/t/fdk/tea/pot", kiln.url)).body("raise").send().await.unwrap();
     assert_eq!(failed.status(), 502);
     assert_eq!(failed.json::<Value>().await.unwrap(), json!({ "message": "function failed" }));
+    let late = kiln.invoke(&function.id, "late").await;
+    assert_eq!(late.status(), 504);
+    assert_eq!(late.json::<Value>().await.unwrap(), json!({ "message": "Timed out" }));
     let seen: Value = kiln.invoke(&function.id, "").await.json().await.unwrap();
-    assert_eq!((&seen["body"], &seen["calls"]), (&json!(""), &json!(5)), "one container served them all");
+    assert_eq!((&seen["body"], &seen["calls"]), (&json!(""), &json!(6)), "one container served them all");
     assert_eq!(node.function_containers().len(), 1);
+
+    // Config is environment, so another one is for other containers.
+    kiln.cli(&format!("config function fdk {} GREETING hello", function.name));
+    let seen: Value = kiln.invoke(&function.id, "").await.json().await.unwrap();
+    assert_eq!((&seen["config"]["GREETING"], &seen["calls"]), (&json!("hello"), &json!(1)));
     kiln.stop();
 }
