@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::Method;
 use http_body::Frame;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Edge;
+use super::answer::has_content;
 
 /// Most streams that one client may have open.
 const STREAMS_MAX: u32 = 256;
@@ -72,6 +74,7 @@ async fn answer(edge: &Edge, request: http::Request<Incoming>) -> http::Response
     } else {
         Body::Stream { stream: Box::pin(FromClient(incoming)), length }
     };
+    let is_head = parts.method == Method::HEAD;
     let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
     let head = RequestHead {
         method: parts.method,
@@ -83,10 +86,17 @@ async fn answer(edge: &Edge, request: http::Request<Incoming>) -> http::Response
         keep_alive: true,
         expects_continue: false,
     };
-    let Response { status, headers, body } = edge.handle(Request { head, body }).await;
+    let Response { status, headers, mut body } = edge.handle(Request { head, body }).await;
     let mut response = http::Response::builder().status(status);
     for (name, value) in &headers {
         response = response.header(name, value);
+    }
+    if is_head && has_content(status) {
+        // hyper writes what it is given, to HEAD too.
+        if let Some(bytes) = body.length() {
+            response = response.header(http::header::CONTENT_LENGTH, bytes);
+        }
+        body = Body::Empty;
     }
     response.body(body).unwrap_or_else(|_| {
         let mut broken = http::Response::new(Body::Empty);

@@ -1,0 +1,5 @@
+//! The edge from outside: bytes on a socket in, bytes out, and what reaches a node in between.
+
+mod answers;
+mod paths;
+mod support;
