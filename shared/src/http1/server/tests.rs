@@ -1,5 +1,9 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
+
 use super::*;
-use tokio::io::{AsyncReadExt, DuplexStream, duplex, split};
 
 /// Answers with what it got: method, target and body, after reading all of it.
 struct Echo;
