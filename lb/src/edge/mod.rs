@@ -20,8 +20,8 @@ use kiln_shared::body::Body;
 use kiln_shared::call::{CallError, CallKind, CallMode, CallRequest, CallResponse, Failure};
 use kiln_shared::function::Function;
 use kiln_shared::http1::HeaderBlock;
-use kiln_shared::http1::head::{HeadError, RequestHead};
-use kiln_shared::http1::server::{ConnectionLimits, Ended, Request, Response, Service, serve};
+use kiln_shared::http1::head::RequestHead;
+use kiln_shared::http1::server::{ConnectionLimits, Ended, Request, RequestError, Response, Service, serve};
 use kiln_shared::ids::CallId;
 use kiln_shared::listen::{Bounds, Listeners, Workers};
 use kiln_shared::model::go_json;
@@ -291,7 +291,7 @@ impl Service for Edge {
         }
     }
 
-    fn refuse(&self, error: HeadError) -> Response {
+    fn refuse(&self, error: RequestError) -> Response {
         error_response(error.status(), &error.to_string())
     }
 }

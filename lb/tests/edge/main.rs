@@ -1,5 +1,6 @@
 //! The edge from outside: bytes on a socket in, bytes out, and what reaches a node in between.
 
 mod answers;
+mod framing;
 mod paths;
 mod support;

@@ -17,8 +17,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use self::connection::{HeadRefusal, Incoming, Next, ServerConnection};
+use self::connection::{Incoming, Next, ServerConnection};
 use self::response::{Form, response_writer};
+use super::chunked::ChunkedError;
 use super::head::{HeadError, HeadLimits, RequestHead};
 use super::headers::HeaderBlock;
 use crate::body::Body;
@@ -73,6 +74,34 @@ pub struct Response {
     pub body: Body,
 }
 
+/// Why a request is answered by refusal. The connection is closed behind the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The head is broken or beyond its limits.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The head did not arrive within [`ConnectionLimits::head_timeout`] (408).
+    #[error("the request head did not arrive in time")]
+    HeadTimeout,
+    /// The body's framing is broken (400).
+    #[error(transparent)]
+    Body(#[from] ChunkedError),
+    /// No byte of the body arrived within [`ConnectionLimits::body_timeout`] (408).
+    #[error("the request body did not arrive in time")]
+    BodyTimeout,
+}
+
+impl RequestError {
+    /// The status that the client gets.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Head(error) => error.status(),
+            Self::Body(_) => 400,
+            Self::HeadTimeout | Self::BodyTimeout => 408,
+        }
+    }
+}
+
 /// What answers requests.
 pub trait Service: Send + Sync {
     /// Answers one request. The future is dropped when the client goes away.
@@ -83,8 +112,9 @@ pub trait Service: Send + Sync {
         true
     }
 
-    /// The answer to a request whose head is refused.
-    fn refuse(&self, error: HeadError) -> Response {
+    /// The answer to a request that is refused. It takes the place of the service's own if the body turned out to be
+    /// broken before that was given.
+    fn refuse(&self, error: RequestError) -> Response {
         plain(error.status(), &error.to_string())
     }
 }
@@ -130,18 +160,14 @@ where
                 return Ended::Http2(reader, writer, read);
             }
             Ok(Incoming::End) => return Ended::Closed,
-            Err(refusal) => {
-                let response = match refusal {
-                    HeadRefusal::Malformed(error) => service.refuse(error),
-                    HeadRefusal::TooSlow => plain(408, "the request head did not arrive in time"),
-                };
+            Err(error) => {
                 let form = Form {
                     version: http::Version::HTTP_11,
                     close: true,
                     is_head: false,
                     date: service.sends_date(),
                 };
-                let writer = response_writer(response, form);
+                let writer = response_writer(service.refuse(error), form);
                 if connection.write(writer, limits).await.is_ok() {
                     connection.linger().await;
                 }

@@ -14,11 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::buffer::{BODY_READ_BYTES, HEAD_READ_BYTES, MessageWriter, ReadBuffer, WriteError};
-use super::super::head::{BodyLength, HeadError, RequestHead, find_end, parse_request};
+use super::super::head::{BodyLength, RequestHead, find_end, parse_request};
 use super::request_body::{Lent, RequestBody};
 use super::response::{Form, Watched, response_writer};
 use super::timer::Timer;
-use super::{ConnectionLimits, Request, Service};
+use super::{ConnectionLimits, Request, RequestError, Service};
 use crate::body::Body;
 
 /// The first bytes of an HTTP/2 connection that a request line could be mistaken for (RFC 9113, 3.4).
@@ -34,11 +34,6 @@ pub(super) enum Incoming {
     Head(RequestHead),
     Http2,
     End,
-}
-
-pub(super) enum HeadRefusal {
-    Malformed(HeadError),
-    TooSlow,
 }
 
 pub(super) enum Next {
@@ -80,7 +75,7 @@ where
         limits: &ConnectionLimits,
         first: bool,
         mut stopped: Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<Incoming, HeadRefusal> {
+    ) -> Result<Incoming, RequestError> {
         let Self { reader, timer, .. } = self;
         let reader = reader.as_mut().expect("the reader is here between requests");
         let mut seen_bytes = 0;
@@ -89,7 +84,7 @@ where
         let end = poll_fn(|context| {
             loop {
                 match find_end(&reader.bytes, seen_bytes, &limits.head) {
-                    Err(error) => return Poll::Ready(Err(HeadRefusal::Malformed(error))),
+                    Err(error) => return Poll::Ready(Err(RequestError::Head(error))),
                     Ok(Some(end)) => return Poll::Ready(Ok(Some(end))),
                     Ok(None) => seen_bytes = reader.bytes.len(),
                 }
@@ -106,7 +101,7 @@ where
                             return Poll::Ready(Ok(None));
                         }
                         ready!(timer.poll(context));
-                        return Poll::Ready(if begun { Err(HeadRefusal::TooSlow) } else { Ok(None) });
+                        return Poll::Ready(if begun { Err(RequestError::HeadTimeout) } else { Ok(None) });
                     }
                 }
             }
@@ -117,7 +112,7 @@ where
             return Ok(Incoming::Http2);
         }
         let head = reader.bytes.split_to(end);
-        parse_request(&head, &limits.head).map(Incoming::Head).map_err(HeadRefusal::Malformed)
+        parse_request(&head, &limits.head).map(Incoming::Head).map_err(RequestError::Head)
     }
 
     pub(super) async fn serve_one<S: Service>(
@@ -147,8 +142,11 @@ where
             }
         })
         .await;
-        let Some(response) = response else { return Next::Abort };
+        let Some(mut response) = response else { return Next::Abort };
 
+        if let Some(fault) = lent.as_ref().and_then(|lent| lent.fault()) {
+            response = service.refuse(fault);
+        }
         // A body that nobody wanted is not read either; who knows of it in time says so (RFC 9112, 9.6).
         let unread = !matches!(response.body, Body::Stream { .. })
             && lent.as_ref().is_some_and(|lent| {

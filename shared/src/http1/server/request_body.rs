@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,14 +18,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::super::buffer::{BODY_READ_BYTES, BodyDecoder, ReadBuffer};
 use super::super::chunked::Decoded;
 use super::super::head::RequestHead;
-use super::ConnectionLimits;
 use super::timer::Timer;
+use super::{ConnectionLimits, RequestError};
 use crate::body::BodyError;
 
 /// What a connection shares with the body that borrowed its reader.
 pub(super) struct Lent<R> {
     returned: Mutex<Option<ReadBuffer<R>>>,
     finished: AtomicBool,
+    fault: OnceLock<RequestError>,
     continue_state: Mutex<Continue>,
 }
 
@@ -52,6 +53,12 @@ impl<R> Lent<R> {
         self.returned.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// What is wrong with the body, as far as it was read.
+    pub(super) fn fault(&self) -> Option<RequestError> {
+        self.fault.get().copied()
+    }
+
+    /// True once the body was read to its end.
     pub(super) fn is_finished(&self) -> bool {
         self.finished.load(Ordering::Acquire)
     }
@@ -80,6 +87,8 @@ pub(super) struct RequestBody<R> {
     bytes_max: u64,
     timeout: Duration,
     timer: Timer,
+    /// The timer runs for the piece that is asked for.
+    waiting: bool,
     lent: Arc<Lent<R>>,
 }
 
@@ -93,6 +102,7 @@ impl<R> RequestBody<R> {
         let lent = Arc::new(Lent {
             returned: Mutex::new(None),
             finished: AtomicBool::new(false),
+            fault: OnceLock::new(),
             continue_state: Mutex::new(if head.expects_continue {
                 Continue::Held
             } else {
@@ -106,6 +116,7 @@ impl<R> RequestBody<R> {
             bytes_max: limits.body_bytes_max,
             timeout: limits.body_timeout,
             timer: Timer::new(),
+            waiting: false,
             lent: Arc::clone(&lent),
         };
         (body, lent)
@@ -140,10 +151,15 @@ impl<R: AsyncRead + Unpin + Send> http_body::Body for RequestBody<R> {
                 *state = Continue::Wanted(0);
             }
         }
-        this.timer.set(this.timeout);
+        // Set once per wait: a timer that its own wake-up moves would never end.
+        if !this.waiting {
+            this.waiting = true;
+            this.timer.set(this.timeout);
+        }
         loop {
-            let malformed = match this.decoder.decode(&mut reader.bytes) {
+            match this.decoder.decode(&mut reader.bytes) {
                 Ok(Decoded::Data(data)) => {
+                    this.waiting = false;
                     let Some(left_bytes) = this.left_bytes.checked_sub(data.len() as u64) else {
                         return Poll::Ready(Some(Err(BodyError::TooLarge { bytes_max: this.bytes_max })));
                     };
@@ -155,23 +171,26 @@ impl<R: AsyncRead + Unpin + Send> http_body::Body for RequestBody<R> {
                     this.give_back();
                     return Poll::Ready(None);
                 }
-                Ok(Decoded::NeedMore) => None,
-                Err(error) => Some(error),
-            };
-            if let Some(error) = malformed {
-                let error = io::Error::new(io::ErrorKind::InvalidData, error);
-                return Poll::Ready(Some(Err(BodyError::Interrupted(error))));
+                Ok(Decoded::NeedMore) => {}
+                Err(error) => {
+                    this.lent.fault.get_or_init(|| RequestError::Body(error));
+                    return broken_off(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
             }
-            let error: io::Error = match reader.poll_fill(context, BODY_READ_BYTES) {
-                Poll::Ready(Ok(0)) => io::ErrorKind::UnexpectedEof.into(),
-                Poll::Ready(Ok(_)) => continue,
-                Poll::Ready(Err(error)) => error,
+            match reader.poll_fill(context, BODY_READ_BYTES) {
+                Poll::Ready(Ok(0)) => return broken_off(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(Ok(_)) => this.timer.set(this.timeout),
+                Poll::Ready(Err(error)) => return broken_off(error),
                 Poll::Pending => {
                     ready!(this.timer.poll(context));
-                    io::ErrorKind::TimedOut.into()
+                    this.lent.fault.get_or_init(|| RequestError::BodyTimeout);
+                    return broken_off(io::ErrorKind::TimedOut.into());
                 }
-            };
-            return Poll::Ready(Some(Err(BodyError::Interrupted(error))));
+            }
         }
     }
+}
+
+fn broken_off(error: io::Error) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    Poll::Ready(Some(Err(BodyError::Interrupted(error))))
 }

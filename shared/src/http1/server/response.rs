@@ -27,6 +27,9 @@ pub(super) fn response_writer(response: Response, form: Form) -> (MessageWriter,
     let http11 = version == http::Version::HTTP_11;
     let Response { status, headers, mut body } = response;
     let bodyless = status == 204 || status == 304;
+    if bodyless {
+        body = Body::Empty;
+    }
     let framing = match WriteFraming::of(&body) {
         WriteFraming::Chunked if !http11 => WriteFraming::UntilClose,
         framing => framing,
@@ -59,13 +62,12 @@ pub(super) fn response_writer(response: Response, form: Form) -> (MessageWriter,
         head.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     head.extend_from_slice(b"\r\n");
-    let framing = if is_head || bodyless {
-        body = Body::Empty;
-        WriteFraming::Fixed(0)
+    let writer = if is_head {
+        MessageWriter::new(head, Body::Empty, WriteFraming::Fixed(0))
     } else {
-        framing
+        MessageWriter::new(head, body, framing)
     };
-    (MessageWriter::new(head, body, framing), until_close)
+    (writer, until_close)
 }
 
 /// Notes whether a write had to wait for the client.
