@@ -3,11 +3,8 @@
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::CallResponse;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::support::{Reply, TestEdge, WAIT, answer, fed};
@@ -176,36 +173,4 @@ async fn head_says_what_get_would_have_sent() {
         // The metrics grow from one look to the next.
         assert!(path == "/metrics" || announced == got.body.len(), "{path}");
     }
-}
-
-#[tokio::test]
-async fn the_same_holds_over_http2() {
-    let edge = TestEdge::start(|_| answer(200, &[], Body::from(Bytes::from_static(b"<html>")))).await;
-    let stream = TcpStream::connect(edge.address).await.expect("connects");
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("h2c");
-    let driver = tokio::spawn(connection);
-    for (method, path, status, body) in [
-        ("GET", "/t/demo/hello", 200, "<html>"),
-        ("HEAD", "/t/demo/hello", 200, ""),
-        ("POST", edge.invoke_path.as_str(), 200, "<html>"),
-        ("GET", "/t/demo/unknown", 404, "{\"message\":\"Trigger not found\"}\n"),
-        ("HEAD", "/t/demo/unknown", 404, ""),
-    ] {
-        let uri = format!("http://kiln.test{path}");
-        let request = http::Request::builder().method(method).uri(uri).body(Empty::<Bytes>::new());
-        let answered = sender.send_request(request.expect("a request"));
-        let response = tokio::time::timeout(WAIT, answered).await.expect("in time").expect("an answer");
-        let (parts, got) = response.into_parts();
-        let got = got.collect().await.expect("a whole body").to_bytes();
-        assert_eq!((parts.status.as_u16(), &got[..]), (status, body.as_bytes()), "{method} {path}");
-        let (content_type, length) = match status {
-            200 => ("text/html; charset=utf-8", "6"),
-            _ => ("application/json; charset=utf-8", "32"),
-        };
-        assert_eq!(parts.headers["content-type"], content_type, "{method} {path}");
-        assert_eq!(parts.headers["content-length"], length, "{method} {path}");
-    }
-    drop(sender);
-    driver.await.expect("ends").expect("in order");
 }

@@ -2,5 +2,6 @@
 
 mod answers;
 mod framing;
+mod http2;
 mod paths;
 mod support;

@@ -160,7 +160,7 @@ pub fn parse_request(head: &[u8], limits: &HeadLimits) -> Result<RequestHead, He
         (None, None) if http11 => return Err(HeadError::Malformed("no Host header")),
         (None, None) => "",
     };
-    if !host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@,\\\"<>".contains(&byte)) {
+    if !is_host(host) {
         return Err(HeadError::Malformed("bad Host header"));
     }
     let length = match (scan.transfer_encoding, scan.content_length) {
@@ -326,6 +326,11 @@ fn scan<'a>(fields: &[httparse::Header<'a>], bytes: usize, side: Side) -> Result
 
 fn is(name: &str, lower: &str) -> bool {
     name.len() == lower.len() && name.eq_ignore_ascii_case(lower)
+}
+
+/// True for what may stand in `Host`, or nothing: no byte that could end the authority of a URL (RFC 9110, 7.2).
+pub fn is_host(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@,\\\"<>".contains(&byte))
 }
 
 /// True for headers that concern one connection and are never forwarded (RFC 9110, 7.6.1, and
