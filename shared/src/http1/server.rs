@@ -37,7 +37,8 @@ pub struct ConnectionLimits {
     pub body_timeout: Duration,
     /// Longest time in which the client takes no byte of an answer.
     pub write_timeout: Duration,
-    /// Largest request body in bytes; reading further fails with [`BodyError::TooLarge`].
+    /// Largest request body in bytes; reading further fails with
+    /// [`BodyError::TooLarge`](crate::body::BodyError::TooLarge).
     pub body_bytes_max: u64,
 }
 
