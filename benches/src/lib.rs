@@ -1,14 +1,19 @@
-//! What the benchmarks measure against: fleets and catalogs of a given size, and a short criterion.
+//! What the benchmarks measure against: fleets of a given size, functions and calls, and a short criterion.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use criterion::Criterion;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use kiln_lb::fleet::{Address, Demand, Fleet, LivenessPolicy, NodeConfig, RingKey, Weight};
-use kiln_shared::function::Revision;
-use kiln_shared::ids::{FunctionId, NodeId};
+use kiln_shared::body::Body;
+use kiln_shared::call::{CallKind, CallMode, CallRequest};
+use kiln_shared::function::{Format, Function, FunctionSpec, Revision};
+use kiln_shared::http1::HeaderBlock;
+use kiln_shared::ids::{CallId, FunctionId, NodeId};
 use kiln_shared::report::{FunctionReport, NodeReport};
 use nix::time::ClockId;
 
@@ -149,4 +154,53 @@ pub fn report(number: usize) -> NodeReport {
         calls: 0,
         functions: Vec::new(),
     }
+}
+
+/// A call of a function in `format` with a body of `body_bytes`, as a command line client sends one.
+pub fn call(function: &Arc<Function>, kind: CallKind, body_bytes: usize) -> CallRequest {
+    let mut headers = HeaderBlock::new();
+    for (name, value) in [
+        ("User-Agent", "curl/8.5.0"),
+        ("Accept", "*/*"),
+        ("Content-Type", "application/json"),
+        ("X-Request-Id", "6f1c9a52-0c1e-4a52-9a53-5a1d6ddc2c10"),
+    ] {
+        headers.push_valid(name.as_bytes(), value.as_bytes());
+    }
+    CallRequest {
+        id: CallId::generate(),
+        function: Arc::clone(function),
+        kind,
+        mode: CallMode::Sync,
+        method: http::Method::POST,
+        url: "http://kiln.example.com:8080/t/demo/hello?name=Ada".to_owned(),
+        path: "/hello".to_owned(),
+        headers,
+        body: Body::from(Bytes::from(vec![b'x'; body_bytes])),
+        received: Instant::now(),
+    }
+}
+
+/// A function of 128 MiB in `format`.
+///
+/// # Panics
+/// Never: numbers of 26 digits are ids.
+pub fn function(format: Format) -> Arc<Function> {
+    let id = format!("{:026}", 1);
+    Arc::new(Function::new(FunctionSpec {
+        id: id.parse().expect("26 digits are an id"),
+        name: "hello".to_owned(),
+        app_id: id.parse().expect("26 digits are an id"),
+        app_name: "demo".to_owned(),
+        image: "registry.example.com/team/hello:1.0.0".to_owned(),
+        image_digest: None,
+        format,
+        memory_mib: 128,
+        cpu_millis: None,
+        tmpfs_mib: None,
+        timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_secs(30),
+        config: BTreeMap::new(),
+        syslog_url: None,
+    }))
 }

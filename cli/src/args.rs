@@ -2,9 +2,13 @@
 //!
 //! Verbs, nouns and their short forms are Fn's. Each verb's own arguments live in the file of that verb.
 
+use std::path::PathBuf;
+
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
+use crate::funcfile::FuncFile;
 use crate::{
     apps, build_command, bump, calls, completion, config, context, deploy, functions, init, invoke, logs,
     push, start, stop, triggers,
@@ -279,6 +283,30 @@ pub enum Calls {
     List(calls::ListArgs),
     /// Show a call that ended
     Get(calls::GetArgs),
+}
+
+/// Which function's project to work on.
+#[derive(Debug, Args)]
+pub struct FolderArgs {
+    /// Folder of the function
+    #[arg(
+        long = "dir",
+        visible_alias = "working-dir",
+        short = 'w',
+        value_name = "FOLDER",
+        default_value = "."
+    )]
+    folder: PathBuf,
+}
+
+impl FolderArgs {
+    /// The function's file in the folder.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn function(&self) -> Result<FuncFile> {
+        FuncFile::load(&self.folder)
+    }
 }
 
 /// How much of a list to show.

@@ -1,13 +1,11 @@
 //! `kiln build`: builds a function's image.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
+use crate::args::FolderArgs;
 use crate::build::{BuildOptions, build};
-use crate::funcfile::FuncFile;
 use crate::session::Session;
 
 /// `kiln build`
@@ -19,20 +17,13 @@ Examples:
 pub struct BuildArgs {
     #[command(flatten)]
     options: BuildOptions,
-    /// Folder of the function
-    #[arg(
-        long = "dir",
-        visible_alias = "working-dir",
-        short = 'w',
-        value_name = "FOLDER",
-        default_value = "."
-    )]
-    folder: PathBuf,
+    #[command(flatten)]
+    folder: FolderArgs,
 }
 
 /// Builds it.
 pub async fn run(session: &Session, args: BuildArgs) -> Result<()> {
-    let file = FuncFile::load(&args.folder)?;
+    let file = args.folder.function()?;
     let image = file.image(session.settings.registry.as_deref())?;
     let id = build(session.output, &file, &image, &args.options).await?;
     session.output.result(

@@ -1,12 +1,11 @@
 //! `kiln bump`: raises the version in func.yaml.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use crate::funcfile::{Bump, FuncFile};
+use crate::args::FolderArgs;
+use crate::funcfile::Bump;
 use crate::output::Output;
 
 /// `kiln bump`
@@ -22,15 +21,8 @@ pub struct BumpArgs {
     /// Raise the third number
     #[arg(long, group = "part")]
     patch: bool,
-    /// Folder of the function
-    #[arg(
-        long = "dir",
-        visible_alias = "working-dir",
-        short = 'w',
-        value_name = "FOLDER",
-        default_value = "."
-    )]
-    folder: PathBuf,
+    #[command(flatten)]
+    folder: FolderArgs,
 }
 
 /// Raises the version.
@@ -40,7 +32,7 @@ pub fn run(output: Output, args: &BumpArgs) -> Result<()> {
         (_, true) => Bump::Minor,
         _ => Bump::Patch,
     };
-    let mut file = FuncFile::load(&args.folder)?;
+    let mut file = args.folder.function()?;
     let version = file.bump(bump)?;
     output.result(
         format_args!("Bumped to version {version}"),

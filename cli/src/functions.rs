@@ -16,19 +16,19 @@ use crate::session::Session;
 pub struct FunctionOptions {
     /// Memory of a container, in megabytes
     #[arg(long, short, value_name = "MB")]
-    memory: Option<u64>,
+    pub(crate) memory: Option<u64>,
     /// Seconds that a call may take
     #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u32>,
+    pub(crate) timeout: Option<u32>,
     /// Seconds that a container is kept without calls
     #[arg(long, value_name = "SECONDS")]
-    idle_timeout: Option<u32>,
+    pub(crate) idle_timeout: Option<u32>,
     /// Config value; may be given several times
     #[arg(long, short, value_name = "NAME=VALUE", value_parser = key_value)]
-    config: Vec<(String, String)>,
+    pub(crate) config: Vec<(String, String)>,
     /// Annotation; may be given several times
     #[arg(long, value_name = "NAME=JSON", value_parser = annotation)]
-    annotation: Vec<(String, Value)>,
+    pub(crate) annotation: Vec<(String, Value)>,
 }
 
 impl FunctionOptions {

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::args::{annotation, key_value};
 use crate::failure::Failure;
 use crate::funcfile::{FuncFile, FuncSpec, INITIAL_VERSION, SCHEMA_VERSION, TriggerSpec, check_name};
+use crate::functions::FunctionOptions;
 use crate::output::Output;
 use crate::runtimes::{self, DOCKER, Language, Runtime};
 
@@ -47,21 +47,8 @@ pub struct InitArgs {
     /// Arguments of the image's own entry point
     #[arg(long)]
     cmd: Option<String>,
-    /// Memory of a container, in megabytes
-    #[arg(long, short, value_name = "MB")]
-    memory: Option<u64>,
-    /// Seconds that a call may take
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u32>,
-    /// Seconds that a container is kept without calls
-    #[arg(long, value_name = "SECONDS")]
-    idle_timeout: Option<u32>,
-    /// Config value; may be given several times
-    #[arg(long, short, value_name = "NAME=VALUE", value_parser = key_value)]
-    config: Vec<(String, String)>,
-    /// Annotation; may be given several times
-    #[arg(long, value_name = "NAME=JSON", value_parser = annotation)]
-    annotation: Vec<(String, Value)>,
+    #[command(flatten)]
+    options: FunctionOptions,
     /// Work in this folder
     #[arg(long = "working-dir", short = 'w', value_name = "FOLDER", default_value = ".")]
     working_dir: PathBuf,
@@ -157,11 +144,11 @@ fn describe(args: InitArgs, runtime: &Runtime, name: &str) -> FuncSpec {
         run_image: runtime.run_image(),
         entrypoint: if own_command { args.entrypoint } else { runtime.entrypoint().map(str::to_owned) },
         cmd: if own_command { args.cmd } else { runtime.cmd().map(str::to_owned) },
-        memory: args.memory.or(runtime.memory()),
-        timeout: args.timeout,
-        idle_timeout: args.idle_timeout,
-        config: args.config.into_iter().collect(),
-        annotations: args.annotation.into_iter().collect(),
+        memory: args.options.memory.or(runtime.memory()),
+        timeout: args.options.timeout,
+        idle_timeout: args.options.idle_timeout,
+        config: args.options.config.into_iter().collect(),
+        annotations: args.options.annotation.into_iter().collect(),
         triggers: args
             .trigger
             .map(|kind| TriggerSpec { name: name.to_owned(), kind, source: format!("/{name}") })

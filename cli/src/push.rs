@@ -1,13 +1,11 @@
 //! `kiln push`: pushes a function's image.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
+use crate::args::FolderArgs;
 use crate::build::docker;
-use crate::funcfile::FuncFile;
 use crate::session::Session;
 
 /// `kiln push`
@@ -16,20 +14,13 @@ use crate::session::Session;
     after_help = "Example:\n  kiln push --registry me\n\nLog in with `docker login` first if the registry wants it."
 )]
 pub struct PushArgs {
-    /// Folder of the function
-    #[arg(
-        long = "dir",
-        visible_alias = "working-dir",
-        short = 'w',
-        value_name = "FOLDER",
-        default_value = "."
-    )]
-    folder: PathBuf,
+    #[command(flatten)]
+    folder: FolderArgs,
 }
 
 /// Pushes it.
 pub async fn run(session: &Session, args: PushArgs) -> Result<()> {
-    let file = FuncFile::load(&args.folder)?;
+    let file = args.folder.function()?;
     let image = file.image(session.settings.registry.as_deref())?;
     docker::push(session.output, &image).await?;
     session.output.result(

@@ -66,13 +66,15 @@ impl Endpoint {
     ) -> Self {
         // Room for what a balancer adds to a client's head.
         let head = HeadLimits { bytes_max: 128 << 10, target_bytes_max: 1 << 10, fields_max: 128 };
+        // The edge keeps its client's time and says so to the client, which must not come after this node's.
+        let body_timeout = 2 * ConnectionLimits::default().body_timeout;
         Self {
             hop,
             reports,
             token,
             functions: KnownFunctions::default(),
             outbox: Outbox::new(records),
-            limits: ConnectionLimits { head, ..ConnectionLimits::default() },
+            limits: ConnectionLimits { head, body_timeout, ..ConnectionLimits::default() },
             metrics,
         }
     }

@@ -12,7 +12,7 @@ use super::ApiState;
 use super::error::{ErrorBody, RestError};
 use super::params::{PageParams, Params, cursor};
 use super::reply::{Json, List, deleted};
-use super::request::WholeBody;
+use super::request::Given;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, update, delete))
@@ -30,9 +30,8 @@ async fn list(State(state): State<Arc<ApiState>>, params: Params) -> Result<Json
 #[utoipa::path(post, path = "/v2/apps", tag = "apps", request_body = AppInput, responses((status = 200, body = App), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody)))]
 async fn create(
     State(state): State<Arc<ApiState>>,
-    WholeBody(body): WholeBody,
+    Given(input): Given<AppInput>,
 ) -> Result<Json<App>, RestError> {
-    let input = AppInput::from_json(&body)?;
     Ok(Json(state.catalog.create_app(&input).await?))
 }
 
@@ -47,9 +46,8 @@ async fn read(State(state): State<Arc<ApiState>>, Path(id): Path<String>) -> Res
 async fn update(
     State(state): State<Arc<ApiState>>,
     Path(id): Path<String>,
-    WholeBody(body): WholeBody,
+    Given(input): Given<AppInput>,
 ) -> Result<Json<App>, RestError> {
-    let input = AppInput::from_json(&body)?;
     if !input.id.is_empty() && input.id != id {
         return Err(ApiError::AppIdMismatch.into());
     }

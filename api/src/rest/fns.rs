@@ -12,7 +12,7 @@ use super::ApiState;
 use super::error::{ErrorBody, RestError};
 use super::params::{PageParams, Params, cursor};
 use super::reply::{Json, List, deleted};
-use super::request::{BaseUrl, WholeBody};
+use super::request::{BaseUrl, Given};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, update, delete))
@@ -43,9 +43,8 @@ async fn list(
 async fn create(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
-    WholeBody(body): WholeBody,
+    Given(input): Given<FunctionInput>,
 ) -> Result<Json<FunctionResource>, RestError> {
-    let input = FunctionInput::from_json(&body)?;
     Ok(Json(annotated(state.catalog.create_function(&input).await?, &base)))
 }
 
@@ -65,9 +64,8 @@ async fn update(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
     Path(id): Path<String>,
-    WholeBody(body): WholeBody,
+    Given(input): Given<FunctionInput>,
 ) -> Result<Json<FunctionResource>, RestError> {
-    let input = FunctionInput::from_json(&body)?;
     if !input.id.is_empty() && input.id != id {
         return Err(ApiError::FnIdMismatch.into());
     }

@@ -8,11 +8,13 @@ mod calls;
 mod error;
 mod fns;
 mod params;
+mod redirect;
 mod reply;
 mod request;
 mod root;
 mod triggers;
 
+use std::future::ready;
 use std::sync::Arc;
 
 use axum::extract::Request;
@@ -23,6 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::Catalog;
 use error::error_body;
+use redirect::Paths;
 use root::DocumentJson;
 
 /// The version of Fn's API that Kiln answers as. Clients compare it with their own; Kiln's own version is in
@@ -60,16 +63,20 @@ pub fn router(state: ApiState) -> Router {
         .merge(calls::routes())
         .merge(triggers::routes())
         .split_for_parts();
+    let paths = Arc::new(Paths::of(&document));
     routes
         .layer(Extension(Arc::new(DocumentJson::new(document))))
-        .fallback(path_not_found)
+        .fallback(move |request: Request| ready(unknown_path(&paths, &request)))
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::new(state))
 }
 
-async fn path_not_found(request: Request) -> Response {
-    let message = format!("Path not found: {} {}", request.method(), request::decoded_path(request.uri()));
-    error_body(StatusCode::NOT_FOUND, &message)
+fn unknown_path(paths: &Paths, request: &Request) -> Response {
+    let (method, uri) = (request.method(), request.uri());
+    paths.redirect(method, uri).unwrap_or_else(|| {
+        let message = format!("Path not found: {method} {}", request::decoded_path(uri));
+        error_body(StatusCode::NOT_FOUND, &message)
+    })
 }
 
 async fn method_not_allowed(request: Request) -> Response {

@@ -1,23 +1,25 @@
-//! What handlers take from a request: its bounded body, its base URL, its path as text.
+//! What handlers take from a request: its body as JSON, its base URL, its path as text.
 
 use std::error::Error;
 use std::sync::Arc;
 
-use axum::body::{Bytes, to_bytes};
+use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::Uri;
 use axum::http::header::{CONTENT_LENGTH, HOST};
 use axum::http::request::Parts;
 
 use http_body_util::LengthLimitError;
+use kiln_shared::model::from_json;
+use serde::de::DeserializeOwned;
 
 use super::ApiState;
 use super::error::RestError;
 
-/// The whole body, at most [`ApiState::body_bytes_max`] long.
-pub(super) struct WholeBody(pub(super) Bytes);
+/// What the client sent as JSON, at most [`ApiState::body_bytes_max`] bytes of it.
+pub(super) struct Given<T>(pub(super) T);
 
-impl FromRequest<Arc<ApiState>> for WholeBody {
+impl<T: DeserializeOwned> FromRequest<Arc<ApiState>> for Given<T> {
     type Rejection = RestError;
 
     async fn from_request(request: Request, state: &Arc<ApiState>) -> Result<Self, RestError> {
@@ -32,7 +34,7 @@ impl FromRequest<Arc<ApiState>> for WholeBody {
             let too_long = error.source().is_some_and(<dyn Error>::is::<LengthLimitError>);
             if too_long { RestError::TooLarge { declared: None, bytes_max } } else { RestError::Interrupted }
         })?;
-        Ok(Self(body))
+        Ok(Self(from_json(&body)?))
     }
 }
 

@@ -12,7 +12,7 @@ use super::ApiState;
 use super::error::{ErrorBody, RestError};
 use super::params::{PageParams, Params, cursor_with_id};
 use super::reply::{Json, List, deleted};
-use super::request::{BaseUrl, WholeBody};
+use super::request::{BaseUrl, Given};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
@@ -58,9 +58,8 @@ async fn list(
 async fn create(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
-    WholeBody(body): WholeBody,
+    Given(input): Given<TriggerInput>,
 ) -> Result<Json<Trigger>, RestError> {
-    let input = TriggerInput::from_json(&body)?;
     let trigger = state.catalog.create_trigger(&input).await?;
     Ok(Json(annotated(&state, trigger, &base).await?))
 }
@@ -82,9 +81,8 @@ async fn update(
     State(state): State<Arc<ApiState>>,
     base: BaseUrl,
     Path(id): Path<String>,
-    WholeBody(body): WholeBody,
+    Given(input): Given<TriggerInput>,
 ) -> Result<Json<Trigger>, RestError> {
-    let input = TriggerInput::from_json(&body)?;
     if !input.id.is_empty() && input.id != id {
         return Err(ApiError::TriggerIdMismatch.into());
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kiln_api::{Change, Snapshot, StoreError};
+use kiln_shared::model::{AppInput, from_json};
 use serde_json::{Value, json};
 
 use crate::support::Api;
@@ -155,8 +156,7 @@ async fn who_is_too_far_behind_is_told_to_take_a_snapshot() {
     let app = api.app("a").await;
     for number in 0..5_119 {
         let change = json!({"config": {"N": number.to_string()}});
-        let input =
-            kiln_shared::model::AppInput::from_json(change.to_string().as_bytes()).expect("an update");
+        let input: AppInput = from_json(change.to_string().as_bytes()).expect("an update");
         api.catalog.update_app(&app, &input).await.expect("an update");
     }
     let newest = snapshot(&api).await.revision;

@@ -1,9 +1,10 @@
 //! What the API answers around its resources, as recorded from Fn's server (`spec/observed-fn.txt`).
 
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use kiln_api::{ApiState, FN_API_VERSION};
 use serde_json::json;
+use tower::ServiceExt;
 
 use crate::support::{Answer, Api, JSON};
 
@@ -28,7 +29,10 @@ async fn unknown_paths_and_methods_are_named() {
         ("GET", "/a%20b/%C3%A4", "/a b/ä"),
         ("GET", "/a%zz%", "/a%zz%"),
         ("DELETE", "/v2/apps/a/b", "/v2/apps/a/b"),
-        ("GET", "/v2/apps/a/", "/v2/apps/a/"),
+        ("PATCH", "/v2/apps/", "/v2/apps/"),
+        ("GET", "/v2/apps//", "/v2/apps//"),
+        ("GET", "/v2//apps", "/v2//apps"),
+        ("GET", "/v2/../v2/apps", "/v2/../v2/apps"),
     ] {
         api.request(method, path, "").await.refused(404, &format!("Path not found: {method} {shown}"));
     }
@@ -44,6 +48,43 @@ async fn unknown_paths_and_methods_are_named() {
     ] {
         api.request(method, path, "").await.refused(405, &format!("Method not allowed: {method} {path}"));
     }
+}
+
+#[tokio::test]
+async fn a_slash_too_many_or_too_few_leads_to_the_right_path() {
+    let api = Api::new().await;
+    for (path, location) in [
+        ("/v2/apps/", "/v2/apps"),
+        ("/v2/apps/a/", "/v2/apps/a"),
+        ("/v2/fns/?app_id=x&name=y", "/v2/fns?app_id=x&name=y"),
+        ("/v2/fns/x/calls/y/log/", "/v2/fns/x/calls/y/log"),
+        ("/version/", "/version"),
+        ("/v2/apps/%22x/", "/v2/apps/%22x"),
+        ("/v2/runner/apps/x/triggerBySource/http", "/v2/runner/apps/x/triggerBySource/http/"),
+    ] {
+        let (status, at, answer) = redirected(&api, "GET", path).await;
+        assert_eq!((status, at.as_str()), (301, location), "{path}");
+        let shown = location.replace('&', "&amp;");
+        assert_eq!(answer, format!("<a href=\"{shown}\">Moved Permanently</a>.\n\n"));
+    }
+    for (method, path, location) in [
+        ("POST", "/v2/apps/", "/v2/apps"),
+        ("PUT", "/v2/fns/x/?a=b", "/v2/fns/x?a=b"),
+        ("DELETE", "/v2/triggers/x/", "/v2/triggers/x"),
+    ] {
+        let (status, at, answer) = redirected(&api, method, path).await;
+        assert_eq!((status, at.as_str(), answer.as_str()), (307, location, ""), "{method} {path}");
+    }
+}
+
+/// Status, `Location` and body.
+async fn redirected(api: &Api, method: &str, path: &str) -> (u16, String, String) {
+    let request = Request::builder().method(method).uri(path).body(Body::empty()).expect("a request");
+    let response = kiln_api::router(ApiState::new(api.catalog.clone())).oneshot(request).await;
+    let (parts, body) = response.expect("the router always answers").into_parts();
+    let location = parts.headers.get("location").map_or("", |value| value.to_str().expect("text"));
+    let body = to_bytes(body, 1 << 20).await.expect("a whole body");
+    (parts.status.as_u16(), location.to_owned(), String::from_utf8(body.to_vec()).expect("text"))
 }
 
 #[tokio::test]

@@ -7,24 +7,27 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::Method;
 use http_body::Frame;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::http1::HeaderBlock;
-use kiln_shared::http1::head::{BodyLength, RequestHead, is_hop_by_hop};
+use kiln_shared::http1::head::{BodyLength, HeadError, HeadLimits, RequestHead, is_hop_by_hop, is_host};
 use kiln_shared::http1::server::{Request, Response, Service};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Edge;
+use super::answer::has_content;
 
 /// Most streams that one client may have open.
 const STREAMS_MAX: u32 = 256;
 
 /// Serves the rest of a connection whose first bytes were read already.
 pub(super) async fn serve(edge: Arc<Edge>, stream: TcpStream, read: BytesMut, stop: CancellationToken) {
+    let headers_bytes_max = u32::try_from(edge.config.connection.head.bytes_max).unwrap_or(u32::MAX);
     let io = TokioIo::new(Rewound { read, stream });
     let service = hyper::service::service_fn(move |request| {
         let edge = Arc::clone(&edge);
@@ -34,6 +37,7 @@ pub(super) async fn serve(edge: Arc<Edge>, stream: TcpStream, read: BytesMut, st
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(headers_bytes_max)
             .keep_alive_interval(std::time::Duration::from_secs(30))
             .serve_connection(io, service)
     );
@@ -72,6 +76,7 @@ async fn answer(edge: &Edge, request: http::Request<Incoming>) -> http::Response
     } else {
         Body::Stream { stream: Box::pin(FromClient(incoming)), length }
     };
+    let is_head = parts.method == Method::HEAD;
     let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
     let head = RequestHead {
         method: parts.method,
@@ -83,16 +88,41 @@ async fn answer(edge: &Edge, request: http::Request<Incoming>) -> http::Response
         keep_alive: true,
         expects_continue: false,
     };
-    let Response { status, headers, body } = edge.handle(Request { head, body }).await;
+    let answered = match check(&head, &edge.config.connection.head) {
+        Ok(()) => edge.handle(Request { head, body }).await,
+        Err(error) => edge.refuse(error.into()),
+    };
+    let Response { status, headers, mut body } = answered;
     let mut response = http::Response::builder().status(status);
     for (name, value) in &headers {
         response = response.header(name, value);
+    }
+    if is_head && has_content(status) {
+        // hyper writes what it is given, to HEAD too.
+        if let Some(bytes) = body.length() {
+            response = response.header(http::header::CONTENT_LENGTH, bytes);
+        }
+        body = Body::Empty;
     }
     response.body(body).unwrap_or_else(|_| {
         let mut broken = http::Response::new(Body::Empty);
         *broken.status_mut() = http::StatusCode::BAD_GATEWAY;
         broken
     })
+}
+
+/// Refuses what the edge would refuse over HTTP/1.1 and hyper lets pass.
+fn check(head: &RequestHead, limits: &HeadLimits) -> Result<(), HeadError> {
+    if head.host.is_empty() {
+        return Err(HeadError::Malformed("no Host header"));
+    }
+    if !is_host(&head.host) {
+        return Err(HeadError::Malformed("bad Host header"));
+    }
+    if head.target.len() > limits.target_bytes_max {
+        return Err(HeadError::TargetTooLong);
+    }
+    Ok(())
 }
 
 /// A client's body with Kiln's error type.

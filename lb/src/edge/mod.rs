@@ -3,8 +3,10 @@
 //! Owns the phases of a call: route, guard, place, forward. Everything that is no call goes to the API, off the
 //! hot path. No database and no lock is touched for a call.
 
+mod answer;
 mod api;
 mod http2;
+mod sniff;
 
 use std::cell::RefCell;
 use std::io;
@@ -18,10 +20,11 @@ use kiln_shared::body::Body;
 use kiln_shared::call::{CallError, CallKind, CallMode, CallRequest, CallResponse, Failure};
 use kiln_shared::function::Function;
 use kiln_shared::http1::HeaderBlock;
-use kiln_shared::http1::head::{HeadError, RequestHead};
-use kiln_shared::http1::server::{ConnectionLimits, Ended, Request, Response, Service, serve};
+use kiln_shared::http1::head::RequestHead;
+use kiln_shared::http1::server::{ConnectionLimits, Ended, Request, RequestError, Response, Service, serve};
 use kiln_shared::ids::CallId;
 use kiln_shared::listen::{Bounds, Listeners, Workers};
+use kiln_shared::model::go_json;
 use kiln_shared::telemetry::MetricsHandle;
 use kiln_shared::token::Token;
 use tokio::net::TcpStream;
@@ -150,7 +153,11 @@ impl Edge {
     async fn call(&self, head: RequestHead, body: Body, found: Found) -> Response {
         let received = Instant::now();
         let id = CallId::generate();
-        let outcome = self.run(id, head, body, found, received).await;
+        let method = head.method.clone();
+        let outcome = match self.run(id, head, body, found, received).await {
+            Ok(response) => answer::complete(&method, response).await,
+            Err(failure) => Err(failure),
+        };
         let label = match &outcome {
             Ok(_) => "success",
             Err(failure) => outcome_label(failure),
@@ -231,11 +238,16 @@ impl Edge {
         }
     }
 
-    fn find(&self, path: &str) -> Result<Option<Found>, Failure> {
+    fn find(&self, method: &Method, path: &str) -> Result<Option<Found>, Failure> {
         let decoded = decode(path.as_bytes())?;
         let target = classify(&decoded);
-        if matches!(target, Target::Other) {
-            return Ok(None);
+        match target {
+            Target::Other => return Ok(None),
+            // Before anything is looked up, as Fn's router has it.
+            Target::Invoke { .. } if method != Method::POST => {
+                return Err(method_not_allowed(method, &decoded));
+            }
+            Target::Invoke { .. } | Target::Trigger { .. } => {}
         }
         self.with_readers(|routes, _| {
             Ok(match routes.routes().resolve(target)? {
@@ -253,31 +265,33 @@ impl Edge {
             })
         })
     }
+
+    fn show_metrics(&self, method: &Method) -> Response {
+        if method != Method::GET && method != Method::HEAD {
+            return failure_response(&method_not_allowed(method, b"/metrics"), None);
+        }
+        let mut headers = HeaderBlock::new();
+        headers.push_valid(b"Content-Type", b"text/plain; version=0.0.4; charset=utf-8");
+        Response { status: 200, headers, body: Body::from(Bytes::from(self.metrics.render())) }
+    }
 }
 
 impl Service for Edge {
     async fn handle(&self, request: Request) -> Response {
         let Request { head, body } = request;
         let path = head.target.split('?').next().unwrap_or_default();
-        match self.find(path) {
-            Ok(Some(found)) => {
-                if found.kind == CallKind::Invoke && head.method != Method::POST {
-                    let message = format!("Method not allowed: {} {path}", head.method);
-                    return error_response(405, &message);
-                }
-                self.call(head, body, found).await
-            }
-            Ok(None) if path == "/metrics" && head.method == Method::GET => {
-                let mut headers = HeaderBlock::new();
-                headers.push_valid(b"Content-Type", b"text/plain; version=0.0.4; charset=utf-8");
-                Response { status: 200, headers, body: Body::from(Bytes::from(self.metrics.render())) }
-            }
-            Ok(None) => api::answer(self.api.clone(), &self.catalog, head, body).await,
+        match self.find(&head.method, path) {
+            Ok(Some(found)) => self.call(head, body, found).await,
+            Ok(None) if path == "/metrics" => self.show_metrics(&head.method),
+            Ok(None) => match redirect(&head) {
+                Some(redirect) => redirect,
+                None => api::answer(self.api.clone(), &self.catalog, head, body).await,
+            },
             Err(failure) => failure_response(&failure, None),
         }
     }
 
-    fn refuse(&self, error: HeadError) -> Response {
+    fn refuse(&self, error: RequestError) -> Response {
         error_response(error.status(), &error.to_string())
     }
 }
@@ -333,6 +347,26 @@ fn outcome_label(failure: &Failure) -> &'static str {
     }
 }
 
+/// Sends a caller of `/invoke/{id}/` to the path without the slash, as Fn's router does (gin's
+/// `RedirectTrailingSlash`). Triggers are not redirected: their slash is part of the source.
+fn redirect(head: &RequestHead) -> Option<Response> {
+    let path_len = head.target.find('?').unwrap_or(head.target.len());
+    let (path, query) = head.target.split_at(path_len);
+    let path = path.strip_suffix('/')?;
+    if head.method != Method::POST || !matches!(classify(path.as_bytes()), Target::Invoke { .. }) {
+        return None;
+    }
+    let mut headers = HeaderBlock::new();
+    headers.push_valid(b"Location", format!("{path}{query}").as_bytes());
+    Some(Response { status: 307, headers, body: Body::Empty })
+}
+
+/// Fn's words for a path that exists for other methods only; the path without escapes.
+fn method_not_allowed(method: &Method, path: &[u8]) -> Failure {
+    let message = format!("Method not allowed: {method} {}", String::from_utf8_lossy(path));
+    Failure::new(kiln_shared::call::FailureKind::BadRequest, 405, message)
+}
+
 /// Seconds after which a busy caller may come back (`spec/api-v2.md`, part 1).
 const RETRY_AFTER: Duration = Duration::from_secs(15);
 
@@ -340,6 +374,10 @@ fn failure_response(failure: &Failure, id: Option<CallId>) -> Response {
     let mut response = error_response(failure.status, &failure.message);
     if let Some(id) = id {
         response.headers.push_valid(b"Fn-Call-Id", id.as_bytes());
+    }
+    if failure.status == 401 {
+        // RFC 9110, 11.6.1.
+        response.headers.push_valid(b"WWW-Authenticate", b"Bearer");
     }
     if failure.status == 503 {
         response.headers.push_valid(b"Retry-After", RETRY_AFTER.as_secs().to_string().as_bytes());
@@ -350,6 +388,6 @@ fn failure_response(failure: &Failure, id: Option<CallId>) -> Response {
 fn error_response(status: u16, message: &str) -> Response {
     let mut headers = HeaderBlock::new();
     headers.push_valid(b"Content-Type", b"application/json; charset=utf-8");
-    let body = format!("{}\n", serde_json::json!({ "message": message }));
+    let body = go_json(&serde_json::json!({ "message": message })) + "\n";
     Response { status, headers, body: Body::from(Bytes::from(body)) }
 }

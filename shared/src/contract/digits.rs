@@ -3,20 +3,7 @@
 use jiff::Timestamp;
 use jiff::tz::Offset;
 
-/// Appends `number` in decimal.
-pub(crate) fn push_decimal(mut number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
-}
+pub(super) use crate::http1::push_decimal;
 
 /// Appends the time in RFC 3339 with whole seconds in UTC, rounded down: `2018-09-30T12:00:30Z`.
 pub(crate) fn push_seconds(time: Timestamp, out: &mut Vec<u8>) {
@@ -72,11 +59,6 @@ mod tests {
     }
 
     proptest::proptest! {
-        #[test]
-        fn numbers_are_written_as_the_standard_library_does(number: u64) {
-            proptest::prop_assert_eq!(text(|out| push_decimal(number, out)), number.to_string());
-        }
-
         #[test]
         fn written_times_read_back(millis in 0i64..4_102_444_800_000) {
             let time = Timestamp::from_millisecond(millis).expect("in range");

@@ -116,14 +116,18 @@ pub fn find_end(buffer: &[u8], seen: usize, limits: &HeadLimits) -> Result<Optio
             return Err(HeadError::Malformed("a line ends without carriage return"));
         }
         if at >= 3 && buffer[at - 2] == b'\n' {
-            return if at < limits.bytes_max { Ok(Some(at + 1)) } else { Err(HeadError::TooLarge) };
+            return if at < limits.bytes_max { Ok(Some(at + 1)) } else { Err(beyond_limit(buffer, limits)) };
         }
     }
-    if buffer.len() < limits.bytes_max {
-        return Ok(None);
+    if buffer.len() < limits.bytes_max { Ok(None) } else { Err(beyond_limit(buffer, limits)) }
+}
+
+/// A first line that does not end within the limit is a target that is too long.
+fn beyond_limit(buffer: &[u8], limits: &HeadLimits) -> HeadError {
+    match memchr::memchr(b'\n', &buffer[..limits.bytes_max]) {
+        None => HeadError::TargetTooLong,
+        Some(_) => HeadError::TooLarge,
     }
-    // A first line that never ends is a target that is too long.
-    Err(if memchr::memchr(b'\n', buffer).is_none() { HeadError::TargetTooLong } else { HeadError::TooLarge })
 }
 
 /// Parses a whole request head, as delimited by [`find_end`].
@@ -156,7 +160,7 @@ pub fn parse_request(head: &[u8], limits: &HeadLimits) -> Result<RequestHead, He
         (None, None) if http11 => return Err(HeadError::Malformed("no Host header")),
         (None, None) => "",
     };
-    if !host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@,\\\"<>".contains(&byte)) {
+    if !is_host(host) {
         return Err(HeadError::Malformed("bad Host header"));
     }
     let length = match (scan.transfer_encoding, scan.content_length) {
@@ -324,6 +328,11 @@ fn is(name: &str, lower: &str) -> bool {
     name.len() == lower.len() && name.eq_ignore_ascii_case(lower)
 }
 
+/// True for what may stand in `Host`, or nothing: no byte that could end the authority of a URL (RFC 9110, 7.2).
+pub fn is_host(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@,\\\"<>".contains(&byte))
+}
+
 /// True for headers that concern one connection and are never forwarded (RFC 9110, 7.6.1, and
 /// `spec/container-contract.md`, A3). `Te: trailers` may pass.
 pub fn is_hop_by_hop(name: &[u8], value: &[u8]) -> bool {
@@ -443,6 +452,9 @@ mod tests {
     fn limits_are_kept() {
         let limits = HeadLimits { bytes_max: 64, target_bytes_max: 8, fields_max: 2 };
         assert_eq!(find_end(&[b'a'; 64], 0, &limits), Err(HeadError::TargetTooLong));
+        let whole = [&[b'a'; 64][..], b"\r\n\r\n"].concat();
+        assert_eq!(find_end(&whole, 0, &limits), Err(HeadError::TargetTooLong));
+        assert_eq!(find_end(&whole[..66], 0, &limits), Err(HeadError::TargetTooLong));
         let many = b"GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB: 2\r\n\r\n";
         assert!(matches!(parse_request(many, &limits), Err(HeadError::TooLarge)));
         let long = b"GET /12345678 HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -9,8 +9,10 @@ pub mod buffer;
 pub mod chunked;
 pub mod client;
 mod date;
+mod decimal;
 pub mod head;
 mod headers;
 pub mod server;
 
+pub(crate) use decimal::push_decimal;
 pub use headers::{HeaderBlock, InvalidHeader, Lines, is_token_byte, is_value_byte, title_case};

@@ -24,7 +24,8 @@ use crate::http1::HeaderBlock;
 use crate::http1::buffer::WriteFraming;
 use crate::http1::client::SendBody;
 use crate::http1::head::{RequestHead, ResponseHead};
-use crate::http1::server::{Response, push_decimal};
+use crate::http1::push_decimal;
+use crate::http1::server::Response;
 use crate::ids::{CallId, FunctionId};
 use crate::token::Token;
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::wire::{self, Config};
-use super::{Annotations, ApiError, NAME_BYTES_MAX, is_word};
+use super::{Annotations, ApiError, check_name, is_in_word};
 use crate::ids::AppId;
 
 /// Which processors an app's functions are built for.
@@ -102,16 +102,6 @@ pub struct AppInput {
     pub updated_at: Option<Timestamp>,
 }
 
-impl AppInput {
-    /// Reads a request's body.
-    ///
-    /// # Errors
-    /// [`ApiError::InvalidJson`] if it is not a JSON object or a field has another type.
-    pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
-        wire::from_json(body)
-    }
-}
-
 impl App {
     /// A new app with a new id.
     ///
@@ -162,15 +152,11 @@ impl App {
     }
 
     fn check(&self) -> Result<(), ApiError> {
-        if self.name.is_empty() {
-            return Err(ApiError::AppNameMissing);
-        }
-        if self.name.len() > NAME_BYTES_MAX {
-            return Err(ApiError::AppNameTooLong);
-        }
-        if !is_word(&self.name) {
-            return Err(ApiError::AppNameInvalid);
-        }
+        check_name(
+            &self.name,
+            is_in_word,
+            [ApiError::AppNameMissing, ApiError::AppNameTooLong, ApiError::AppNameInvalid],
+        )?;
         self.annotations.check()?;
         match &self.syslog_url {
             Some(url) if !is_syslog_url(url) => Err(ApiError::SyslogUrlInvalid(url.clone())),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::wire::{self, Config};
-use super::{Annotations, ApiError, App, IMAGE_DIGEST, NAME_BYTES_MAX, Shape};
+use super::{Annotations, ApiError, App, IMAGE_DIGEST, Shape, check_name};
 use crate::function::{Format, FunctionSpec};
 use crate::ids::{AppId, FunctionId};
 
@@ -123,14 +123,6 @@ fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
 }
 
 impl FunctionInput {
-    /// Reads a request's body.
-    ///
-    /// # Errors
-    /// [`ApiError::InvalidJson`] if it is not a JSON object or a field has another type.
-    pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
-        wire::from_json(body)
-    }
-
     fn format(&self) -> Result<Option<Format>, ApiError> {
         if self.format.is_empty() {
             return Ok(None);
@@ -168,7 +160,8 @@ impl FunctionResource {
         if input.app_id.is_empty() {
             return Err(ApiError::FnAppIdMissing);
         }
-        check_name(&input.name)?;
+        let refusals = [ApiError::FnNameMissing, ApiError::FnNameTooLong, ApiError::FnNameInvalid];
+        check_name(&input.name, is_in_segment, refusals)?;
         if input.image.is_empty() {
             return Err(ApiError::FnImageMissing);
         }
@@ -230,16 +223,9 @@ impl FunctionResource {
     }
 }
 
-/// Names may hold what stands in a URL's path segment as it is.
-fn check_name(name: &str) -> Result<(), ApiError> {
-    if name.is_empty() {
-        return Err(ApiError::FnNameMissing);
-    }
-    if name.len() > NAME_BYTES_MAX {
-        return Err(ApiError::FnNameTooLong);
-    }
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~$&+:=@".contains(&byte);
-    if name.bytes().all(fits) { Ok(()) } else { Err(ApiError::FnNameInvalid) }
+/// What stands in a URL's path segment as it is.
+fn is_in_segment(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_.~$&+:=@".contains(c)
 }
 
 fn or_default<T: Default + PartialEq>(given: T, default: T) -> T {
@@ -278,15 +264,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::AppInput;
+    use crate::model::{AppInput, from_json};
 
     fn app(input: &serde_json::Value) -> App {
-        let input = AppInput::from_json(input.to_string().as_bytes()).expect("readable");
+        let input = from_json::<AppInput>(input.to_string().as_bytes()).expect("readable");
         App::create(&input, Timestamp::UNIX_EPOCH).expect("valid")
     }
 
     fn function(app: &App, input: &serde_json::Value) -> FunctionResource {
-        let input = FunctionInput::from_json(input.to_string().as_bytes()).expect("readable");
+        let input = from_json::<FunctionInput>(input.to_string().as_bytes()).expect("readable");
         FunctionResource::create(&input, app, Timestamp::UNIX_EPOCH).expect("valid")
     }
 
@@ -328,7 +314,7 @@ mod tests {
         let app = app(&json!({"name": "a"}));
         let before = function(&app, &json!({"app_id": app.id, "name": "f", "image": "i"}));
         let revision = |change: serde_json::Value| {
-            let input = FunctionInput::from_json(change.to_string().as_bytes()).expect("readable");
+            let input = from_json::<FunctionInput>(change.to_string().as_bytes()).expect("readable");
             let after = before.update(&input, Timestamp::UNIX_EPOCH).expect("valid");
             resolve(&app, &after).revision()
         };

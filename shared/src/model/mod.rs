@@ -17,12 +17,24 @@ pub use call::Call;
 pub use error::ApiError;
 pub use function::{FunctionInput, FunctionResource, resolve};
 pub use trigger::{Trigger, TriggerInput, TriggerType};
-pub use wire::{Config, go_json};
+pub use wire::{Config, from_json, go_json};
 
 /// Longest name of an app, function or trigger, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
+/// Checks a name's length and characters. The refusals are for one that is missing, too long, and otherwise bad.
+fn check_name(name: &str, fits: fn(char) -> bool, refusals: [ApiError; 3]) -> Result<(), ApiError> {
+    let [missing, too_long, invalid] = refusals;
+    if name.is_empty() {
+        return Err(missing);
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(too_long);
+    }
+    if name.chars().all(fits) { Ok(()) } else { Err(invalid) }
+}
+
 /// What app and trigger names are made of: letters and digits of any script, `_` and `-`.
-fn is_word(name: &str) -> bool {
-    name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'))
+fn is_in_word(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '-')
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::wire;
-use super::{Annotations, ApiError, FunctionResource, NAME_BYTES_MAX, is_word};
+use super::{Annotations, ApiError, FunctionResource, check_name, is_in_word};
 use crate::ids::{AppId, FunctionId, TriggerId};
 
 /// What makes a trigger fire.
@@ -103,16 +103,6 @@ pub struct TriggerInput {
     pub updated_at: Option<Timestamp>,
 }
 
-impl TriggerInput {
-    /// Reads a request's body.
-    ///
-    /// # Errors
-    /// [`ApiError::InvalidJson`] if it is not a JSON object or a field has another type.
-    pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
-        wire::from_json(body)
-    }
-}
-
 impl Trigger {
     /// Checks everything that can be checked without knowing app and function.
     ///
@@ -131,7 +121,7 @@ impl Trigger {
         if input.app_id.is_empty() {
             return Err(ApiError::TriggerAppIdMissing);
         }
-        check_name(&input.name)?;
+        check_trigger_name(&input.name)?;
         if input.fn_id.is_empty() {
             return Err(ApiError::TriggerFnIdMissing);
         }
@@ -188,7 +178,7 @@ impl Trigger {
         }
         trigger.fn_id = function.id;
         trigger.annotations.merge(&input.annotations);
-        check_name(&trigger.name)?;
+        check_trigger_name(&trigger.name)?;
         check_source(&trigger.source)?;
         trigger.annotations.check()?;
         trigger.check_owner(function)?;
@@ -203,14 +193,9 @@ impl Trigger {
     }
 }
 
-fn check_name(name: &str) -> Result<(), ApiError> {
-    if name.is_empty() {
-        return Err(ApiError::TriggerNameMissing);
-    }
-    if name.len() > NAME_BYTES_MAX {
-        return Err(ApiError::TriggerNameTooLong);
-    }
-    if is_word(name) { Ok(()) } else { Err(ApiError::TriggerNameInvalid) }
+fn check_trigger_name(name: &str) -> Result<(), ApiError> {
+    let refusals = [ApiError::TriggerNameMissing, ApiError::TriggerNameTooLong, ApiError::TriggerNameInvalid];
+    check_name(name, is_in_word, refusals)
 }
 
 fn check_source(source: &str) -> Result<(), ApiError> {

@@ -101,8 +101,11 @@ pub(super) fn check_config(config: &Config) -> Result<(), ApiError> {
     if config.iter().all(|(key, value)| fits(key, value)) { Ok(()) } else { Err(ApiError::ConfigInvalid) }
 }
 
-/// Reads a request's JSON. Unknown fields are ignored and the last of duplicate ones holds.
-pub(super) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+/// Reads what a client sent. Unknown fields are ignored and the last of duplicate ones holds.
+///
+/// # Errors
+/// [`ApiError::InvalidJson`] if it is no JSON object or a field has another type.
+pub fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     // By way of a value, since serde's structs refuse duplicate fields and read arrays as structs.
     let value: serde_json::Value = serde_json::from_slice(body).map_err(|_| ApiError::InvalidJson)?;
     let object = match value {

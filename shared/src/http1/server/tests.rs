@@ -1,5 +1,9 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
+
 use super::*;
-use tokio::io::{AsyncReadExt, DuplexStream, duplex, split};
 
 /// Answers with what it got: method, target and body, after reading all of it.
 struct Echo;
@@ -126,6 +130,60 @@ async fn a_slow_head_gets_408() {
     };
     let (answer, _) = tokio::join!(client, serve(reader, writer, &Echo, &limits, &stop));
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_body_gets_408_and_each_byte_buys_time() {
+    let (near, mut far) = duplex(1 << 16);
+    let (reader, writer) = split(near);
+    let (stop, limits) = (CancellationToken::new(), ConnectionLimits::default());
+    let client = async {
+        far.write_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n").await.expect("writes");
+        let began = tokio::time::Instant::now();
+        for _ in 0..3 {
+            tokio::time::sleep(limits.body_timeout * 2 / 3).await;
+            far.write_all(b"x").await.expect("is still read");
+        }
+        let mut answer = String::new();
+        far.read_to_string(&mut answer).await.expect("reads");
+        (answer, began.elapsed())
+    };
+    let ((answer, took), _) = tokio::join!(client, serve(reader, writer, &Echo, &limits, &stop));
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("Connection: close"), "{answer}");
+    assert!(took >= limits.body_timeout * 3 && took < limits.body_timeout * 4, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_body_is_refused_whatever_the_service_says() {
+    struct Teapot;
+    impl Service for Teapot {
+        async fn handle(&self, request: Request) -> Response {
+            request.body.collect(1 << 20).await.expect_err("is broken");
+            plain(418, "teapot")
+        }
+    }
+    let input = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n0\r\n\r\n";
+    let answer = talk(&Teapot, input).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("Connection: close"), "{answer}");
+    assert!(answer.contains("a chunk is longer than its size"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_a_body_is_not_framed() {
+    struct Bodyless(u16);
+    impl Service for Bodyless {
+        async fn handle(&self, _request: Request) -> Response {
+            let body = Body::stream(Body::from(Bytes::from_static(b"not sent")));
+            Response { status: self.0, headers: HeaderBlock::new(), body }
+        }
+    }
+    for (status, line) in [(204, "204 No Content"), (304, "304 Not Modified")] {
+        for (version, connection) in [("1.1", ""), ("1.0", "Connection: keep-alive\r\n")] {
+            let input = format!("GET / HTTP/{version}\r\nHost: h\r\n{connection}\r\n");
+            let answer = talk(&Bodyless(status), input.as_bytes()).await;
+            assert_eq!(answer, format!("HTTP/{version} {line}\r\n{connection}\r\n"));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

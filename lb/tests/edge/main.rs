@@ -1,0 +1,7 @@
+//! The edge from outside: bytes on a socket in, bytes out, and what reaches a node in between.
+
+mod answers;
+mod framing;
+mod http2;
+mod paths;
+mod support;
