@@ -5,6 +5,7 @@ mod images;
 
 mod bodies;
 mod failures;
+mod fleet;
 mod python;
 mod python_image;
 mod restart;
@@ -118,7 +119,7 @@ fn address_in(log: &str) -> Option<String> {
         let line: Value = serde_json::from_str(line).ok()?;
         line["message"]
             .as_str()?
-            .starts_with("Kiln takes calls")
+            .contains(" takes calls")
             .then(|| line["address"].as_str())?
             .map(str::to_owned)
     })

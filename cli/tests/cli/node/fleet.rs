@@ -1,0 +1,289 @@
+//! `kiln-lb` and `kiln-agent` as processes, over the network of this machine, with real containers.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::images::example;
+use super::{Node, PATIENCE, address_in, eventually, id_of};
+use crate::support::Home;
+
+/// A program of Kiln's beside `kiln`: the workspace's build puts them into one folder.
+fn program(name: &str) -> Command {
+    let path = assert_cmd::cargo::cargo_bin!("kiln").with_file_name(name);
+    assert!(path.exists(), "{} is missing: build it with `cargo build --workspace`", path.display());
+    Command::new(path)
+}
+
+/// A program that runs; killed when it is dropped.
+struct Process {
+    child: Child,
+    log: PathBuf,
+    address: String,
+}
+
+impl Process {
+    /// Starts it in `home` and waits until it says that it takes calls.
+    fn start(mut command: Command, home: &Home) -> Self {
+        let log = home.path().join("log");
+        command.args(["--log-format", "json", "--data-dir"]).arg(home.path().join("data"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        let mut process = Self { child: command.spawn().unwrap(), log, address: String::new() };
+        let deadline = Instant::now() + PATIENCE;
+        while process.address.is_empty() {
+            assert!(process.child.try_wait().unwrap().is_none(), "it ended:\n{}", process.log());
+            assert!(Instant::now() < deadline, "it takes no calls:\n{}", process.log());
+            if let Some(address) = address_in(&process.log()) {
+                process.address = address;
+            } else {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+        process
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Kills it, so that it can clear up nothing.
+    fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its own end.
+    fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end:\n{}", self.log());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Machines of a fleet with one secret.
+struct Fleet {
+    balancer: Home,
+    nodes: Vec<Node>,
+    client: Client,
+}
+
+impl Fleet {
+    fn of(nodes: usize, memory_mib: u64) -> Self {
+        let balancer = Home::new();
+        balancer.write("token", "s3cret-of-the-fleet\n");
+        let nodes = (0..nodes).map(|_| Node::with_memory_mib(memory_mib)).collect();
+        Self { balancer, nodes, client: Client::builder().no_proxy().timeout(PATIENCE).build().unwrap() }
+    }
+
+    /// Starts the agent of a node; at `address` if it had one before.
+    fn start_agent(&self, node: usize, address: &str) -> Process {
+        let node = &self.nodes[node];
+        let mut command = program("kiln-agent");
+        command.args(["--listen", address, "--memory-mib", &node.memory_mib.to_string()]);
+        command.arg("--fleet-token-file").arg(self.balancer.path().join("token"));
+        Process::start(command, &node.home)
+    }
+
+    fn start_balancer(&self, agents: &[&Process]) -> Process {
+        let mut command = program("kiln-lb");
+        command.args(["--listen", "127.0.0.1:0"]);
+        for (number, agent) in agents.iter().enumerate() {
+            command.args(["--node", &format!("node{number}={}", agent.address)]);
+        }
+        command.arg("--fleet-token-file").arg(self.balancer.path().join("token"));
+        Process::start(command, &self.balancer)
+    }
+
+    async fn api(&self, balancer: &Process, method: Method, path: &str, body: Value) -> Value {
+        let url = format!("http://{}{path}", balancer.address);
+        let answer = self.client.request(method, url).json(&body).send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Makes an app with one function and returns the function's id.
+    async fn deploy(&self, balancer: &Process, image: &str) -> String {
+        let app = id_of(&self.api(balancer, Method::POST, "/v2/apps", json!({ "name": "fleet" })).await);
+        let function = json!({ "app_id": app, "name": "f", "image": image, "memory": 64 });
+        id_of(&self.api(balancer, Method::POST, "/v2/fns", function).await)
+    }
+
+    async fn invoke(&self, balancer: &Process, function: &str, body: &str) -> (StatusCode, String) {
+        let url = format!("http://{}/invoke/{function}", balancer.address);
+        let answer = self.client.post(url).body(body.to_owned()).send().await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    }
+
+    /// The records of the newest calls.
+    async fn calls(&self, balancer: &Process, function: &str) -> Vec<Value> {
+        let calls = self
+            .api(balancer, Method::GET, &format!("/v2/fns/{function}/calls?per_page=100"), json!({}))
+            .await;
+        calls["items"].as_array().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn balancer_and_agent_serve_calls_as_one_kiln_does() {
+    let fleet = Fleet::of(1, 256);
+    let agent = fleet.start_agent(0, "127.0.0.1:0");
+    let mut balancer = fleet.start_balancer(&[&agent]);
+    let function = fleet.deploy(&balancer, &example("hello")).await;
+    for (name, greeting) in [("", "Hello world!\n"), ("Kiln", "Hello Kiln!\n")] {
+        assert_eq!(fleet.invoke(&balancer, &function, name).await, (StatusCode::OK, greeting.to_owned()));
+    }
+    eventually("the records of both calls are stored", async || {
+        fleet.calls(&balancer, &function).await.len() == 2
+    })
+    .await;
+
+    // Bodies larger than what is sent before the agent asks for it.
+    let echo = json!({ "app_id": id_of(&fleet.api(&balancer, Method::POST, "/v2/apps", json!({ "name": "large" })).await),
+        "name": "echo", "image": example("echo"), "memory": 64 });
+    let echo = id_of(&fleet.api(&balancer, Method::POST, "/v2/fns", echo).await);
+    let large = "0123456789abcdef".repeat(256 * 1024);
+    let (status, back) = fleet.invoke(&balancer, &echo, &large).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(back == large, "{} bytes came back of {}", back.len(), large.len());
+
+    // The catalog is the balancer's: a new one goes on with it, and the agent's containers are still warm.
+    balancer.signal(Signal::SIGTERM);
+    assert!(balancer.ended().success(), "{}", balancer.log());
+    let containers = fleet.nodes[0].function_containers();
+    let balancer = fleet.start_balancer(&[&agent]);
+    assert_eq!(
+        fleet.invoke(&balancer, &function, "again").await,
+        (StatusCode::OK, "Hello again!\n".to_owned())
+    );
+    assert_eq!(fleet.nodes[0].function_containers(), containers);
+}
+
+#[tokio::test]
+async fn calls_of_a_killed_agent_fail_once_and_its_next_life_clears_up() {
+    let fleet = Fleet::of(1, 128);
+    let agent = fleet.start_agent(0, "127.0.0.1:0");
+    let address = agent.address.clone();
+    let balancer = fleet.start_balancer(&[&agent]);
+    let function = fleet.deploy(&balancer, &example("slow")).await;
+    let cut = async {
+        let (status, text) = fleet.invoke(&balancer, &function, "1000s").await;
+        assert_eq!(status, StatusCode::BAD_GATEWAY, "{text}");
+        assert!(text.contains("it may have run"), "{text}");
+    };
+    let killed = async {
+        eventually("the call runs", async || fleet.nodes[0].function_containers().len() == 1).await;
+        // A container exists a moment before its call is in it.
+        eventually("the call is in it", async || {
+            let text = fleet.client.get(format!("http://{address}/metrics")).send().await.unwrap();
+            text.text().await.unwrap().contains("kiln_slots{state=\"busy\"} 1")
+        })
+        .await;
+        let left = fleet.nodes[0].function_containers();
+        agent.kill();
+        left
+    };
+    let ((), left) = tokio::join!(cut, killed);
+
+    // Nobody is there, and that is said at once.
+    assert_eq!(fleet.invoke(&balancer, &function, "1ms").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let _agent = fleet.start_agent(0, &address);
+    eventually("the containers of the previous life are gone", async || {
+        !fleet.nodes[0].function_containers().iter().any(|id| left.contains(id))
+    })
+    .await;
+    eventually("calls are answered again", async || {
+        fleet.invoke(&balancer, &function, "1ms").await == (StatusCode::OK, "slept 1ms\n".to_owned())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_draining_agent_costs_no_call() {
+    const CALLERS: usize = 4;
+    let fleet = Arc::new(Fleet::of(2, 256));
+    let agents = [fleet.start_agent(0, "127.0.0.1:0"), fleet.start_agent(1, "127.0.0.1:0")];
+    let balancer = Arc::new(fleet.start_balancer(&[&agents[0], &agents[1]]));
+    let function = fleet.deploy(&balancer, &example("slow")).await;
+    assert_eq!(fleet.invoke(&balancer, &function, "1ms").await.0, StatusCode::OK);
+    let home = usize::from(fleet.nodes[0].function_containers().is_empty());
+
+    let (done, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let (fleet, balancer, function) = (Arc::clone(&fleet), Arc::clone(&balancer), function.clone());
+            let (done, answered) = (Arc::clone(&done), Arc::clone(&answered));
+            tokio::spawn(async move {
+                while !done.load(Ordering::Relaxed) {
+                    let answer = fleet.invoke(&balancer, &function, "20ms").await;
+                    assert_eq!(answer, (StatusCode::OK, "slept 20ms\n".to_owned()));
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let more = async |calls: usize| {
+        let goal = answered.load(Ordering::Relaxed) + calls;
+        eventually("calls are answered", async || answered.load(Ordering::Relaxed) >= goal).await;
+    };
+    more(50).await;
+    let mut agents = agents.map(Some);
+    let mut leaving = agents[home].take().unwrap();
+    leaving.signal(Signal::SIGTERM);
+    let status = tokio::task::spawn_blocking(move || leaving.ended()).await.unwrap();
+    assert!(status.success(), "{status}");
+    more(50).await;
+    done.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(fleet.nodes[home].containers(&[]), Vec::<String>::new());
+    assert!(!fleet.nodes[1 - home].function_containers().is_empty());
+    // What the agent that left had to tell was fetched: one record a call, and the first.
+    let total = answered.load(Ordering::Relaxed) + 1;
+    eventually("every call has its record", async || {
+        let calls = fleet.calls(&balancer, &function).await.len();
+        calls == total.min(100)
+    })
+    .await;
+}
+
+#[test]
+fn an_agent_that_others_could_reach_wants_a_secret() {
+    let home = Home::new();
+    let output = program("kiln-agent")
+        .args(["--listen", "0.0.0.0:0", "--data-dir"])
+        .arg(home.path().join("data"))
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("--fleet-token-file") && error.lines().count() == 1, "{error}");
+}
