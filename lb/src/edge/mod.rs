@@ -5,6 +5,7 @@
 
 mod answer;
 mod api;
+mod counters;
 mod http2;
 mod sniff;
 
@@ -30,6 +31,7 @@ use kiln_shared::token::Token;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use self::counters::Counters;
 use crate::fleet::{Attempts, Demand, FleetReader, Next, PlacementPolicy, RetryPolicy, Seat};
 use crate::forward::Forwarder;
 use crate::guard::{Admitted, BodyLimit, InFlightLimit, TokenGuard};
@@ -79,6 +81,7 @@ pub struct Edge {
     forwarder: Forwarder,
     api: Router,
     metrics: MetricsHandle,
+    counters: Counters,
 }
 
 impl std::fmt::Debug for Edge {
@@ -119,6 +122,7 @@ impl Edge {
             forwarder,
             api,
             metrics,
+            counters: Counters::new(),
         }
     }
 
@@ -158,12 +162,7 @@ impl Edge {
             Ok(response) => answer::complete(&method, response).await,
             Err(failure) => Err(failure),
         };
-        let label = match &outcome {
-            Ok(_) => "success",
-            Err(failure) => outcome_label(failure),
-        };
-        metrics::counter!("kiln_calls_total", "outcome" => label).increment(1);
-        metrics::histogram!("kiln_call_duration_seconds").record(received.elapsed());
+        self.counters.ended(outcome.as_ref().err(), received.elapsed());
         match outcome {
             Ok(CallResponse { status, mut headers, body, .. }) => {
                 headers.push_valid(b"Fn-Call-Id", id.as_bytes());
@@ -333,17 +332,6 @@ impl http_body::Body for Seated {
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
         self.stream.as_mut().poll_frame(context)
-    }
-}
-
-fn outcome_label(failure: &Failure) -> &'static str {
-    use kiln_shared::call::FailureKind;
-    match failure.kind {
-        FailureKind::TimedOut => "timeout",
-        FailureKind::Busy => "busy",
-        FailureKind::Cancelled => "cancelled",
-        FailureKind::BadRequest | FailureKind::RequestTooLarge | FailureKind::CannotFit => "refused",
-        _ => "error",
     }
 }
 
