@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::Method;
-use http_body::Frame;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kiln_shared::body::{Body, BodyError};
@@ -74,7 +74,8 @@ async fn answer(edge: &Edge, request: http::Request<Incoming>) -> http::Response
     let body = if length == Some(0) {
         Body::Empty
     } else {
-        Body::Stream { stream: Box::pin(FromClient(incoming)), length }
+        let stream = incoming.map_err(|error| BodyError::Interrupted(io::Error::other(error)));
+        Body::Stream { stream: Box::pin(stream), length }
     };
     let is_head = parts.method == Method::HEAD;
     let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
@@ -123,23 +124,6 @@ fn check(head: &RequestHead, limits: &HeadLimits) -> Result<(), HeadError> {
         return Err(HeadError::TargetTooLong);
     }
     Ok(())
-}
-
-/// A client's body with Kiln's error type.
-struct FromClient(Incoming);
-
-impl http_body::Body for FromClient {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.0)
-            .poll_frame(context)
-            .map_err(|error| BodyError::Interrupted(io::Error::other(error)))
-    }
 }
 
 /// A stream that gives back first what was read from it before.

@@ -1,7 +1,7 @@
 //! What holds over HTTP/1.1 holds over HTTP/2 without TLS, too.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kiln_shared::body::Body;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::support::{TestEdge, WAIT, answer};
 
 struct Client {
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<hyper::Result<()>>,
 }
 
@@ -23,9 +23,14 @@ impl Client {
         Self { sender, driver: tokio::spawn(connection) }
     }
 
-    /// Head and whole body of the answer.
+    /// Head and whole body of the answer to a request without a body.
     async fn request(&mut self, request: http::request::Builder) -> (http::response::Parts, Bytes) {
-        let answered = self.sender.send_request(request.body(Empty::new()).expect("a request"));
+        self.send(request, Bytes::new()).await
+    }
+
+    /// Head and whole body of the answer.
+    async fn send(&mut self, request: http::request::Builder, body: Bytes) -> (http::response::Parts, Bytes) {
+        let answered = self.sender.send_request(request.body(Full::new(body)).expect("a request"));
         let response = tokio::time::timeout(WAIT, answered).await.expect("in time").expect("an answer");
         let (parts, body) = response.into_parts();
         (parts, body.collect().await.expect("a whole body").to_bytes())
@@ -65,6 +70,17 @@ async fn answers_are_those_of_http_1() {
     let seen = edge.node.whole();
     assert_eq!(seen.len(), 3);
     assert_eq!(seen[0].url, "http://kiln.test/t/demo/hello");
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_body_of_many_frames_arrives_whole() {
+    let edge = edge().await;
+    let mut client = Client::connect(&edge).await;
+    let body = Bytes::from(vec![b'x'; 1 << 20]);
+    let request = http::Request::builder().method("POST").uri("http://kiln.test/t/demo/hello");
+    assert_eq!(client.send(request, body.clone()).await.0.status.as_u16(), 200);
+    assert!(edge.node.whole()[0].body == body, "the body was changed on its way");
     client.close().await;
 }
 
