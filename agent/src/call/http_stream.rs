@@ -30,8 +30,6 @@ type ContainerExchange = Exchange<OwnedReadHalf, OwnedWriteHalf>;
 const CONNECT_TRIES: u32 = 20;
 /// Pause between them.
 const CONNECT_PAUSE: Duration = Duration::from_millis(2);
-/// How long a broken connection may wait for the word how its container ended.
-const EXIT_WAIT: Duration = Duration::from_millis(100);
 
 /// Runs the call in its container.
 pub(super) async fn run(
@@ -139,7 +137,7 @@ async fn connect(lease: &mut Lease) -> io::Result<Connection<OwnedReadHalf, Owne
 /// What a caller gets whose container broke off: lack of memory is told apart.
 async fn ended(lease: &mut Lease) -> Failure {
     let mut exit = lease.slot_mut().container.exit.clone();
-    let exited = tokio::time::timeout(EXIT_WAIT, exit.wait_for(Option::is_some)).await;
+    let exited = tokio::time::timeout(super::EXIT_WAIT, exit.wait_for(Option::is_some)).await;
     match exited {
         Ok(Ok(exit)) => match *exit {
             Some(Exit::OutOfMemory) => Failure::out_of_memory(),

@@ -28,6 +28,11 @@ use self::record::Journal;
 use crate::container::Driver;
 use crate::slots::{Lease, Slots, SlotsConfig};
 
+/// How long the word how a container ended may take after its connection or output did. The engine learns of it by
+/// way of the container's shim and tells it in an event, which takes tenths of a second where the machine is busy.
+/// Only a function that closes without ending makes its caller wait that long.
+const EXIT_WAIT: Duration = Duration::from_secs(2);
+
 /// What an agent needs to know.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {

@@ -25,8 +25,6 @@ use super::record::Journal;
 use crate::container::Exit;
 use crate::slots::Lease;
 
-/// How long a hot container whose output has ended may take to say how it ended.
-const EXIT_WAIT: Duration = Duration::from_secs(1);
 /// Most bytes of an answer's body that are gathered, where they are at hand, before the answer is handed on.
 const GATHERED_BYTES_MAX: usize = 256 * 1024;
 
@@ -305,7 +303,8 @@ impl PipeCall {
 /// that serves a single call may still be at work.
 async fn ended(mut exit: watch::Receiver<Option<Exit>>, hot: bool) -> ContainerExit {
     let exited = async move { exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit) };
-    let exit = if hot { tokio::time::timeout(EXIT_WAIT, exited).await.unwrap_or(None) } else { exited.await };
+    let exit =
+        if hot { tokio::time::timeout(super::EXIT_WAIT, exited).await.unwrap_or(None) } else { exited.await };
     match exit {
         Some(Exit::Code(code)) => ContainerExit::Code(code),
         Some(Exit::OutOfMemory) => ContainerExit::OutOfMemory,
