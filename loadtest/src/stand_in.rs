@@ -19,7 +19,7 @@ use crate::cost;
 pub const ANSWER_BODY: &[u8; 12] = b"hello world\n";
 
 const ANSWER: &[u8] =
-    b"HTTP/1.1 200 OK\r\nKiln-Answer: warm 0\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nhello world\n";
+    b"HTTP/1.1 200 OK\r\nKiln-Answer: warm 0 0\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nhello world\n";
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;

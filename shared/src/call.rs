@@ -83,6 +83,8 @@ pub struct Stages {
     pub cold: bool,
     /// From arrival at the agent to having a slot.
     pub wait: Duration,
+    /// From the moment the container was given the call to the head of its answer.
+    pub run: Duration,
 }
 
 /// Why a node did not take a call. No byte reached a function.

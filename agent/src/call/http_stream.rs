@@ -53,6 +53,7 @@ pub(super) async fn run(
             return Err(journal.failed(failure));
         }
     };
+    let given = Instant::now();
     let mut head = Vec::new();
     request_head(&request, deadline_at, &mut head);
     let framing = WriteFraming::of(&request.body);
@@ -66,6 +67,7 @@ pub(super) async fn run(
         }
         Ok(Ok(answered)) => answered,
     };
+    let stages = Stages { cold, wait: waited, run: given.elapsed() };
     let (status, headers) = match verdict(request.kind, head.status, &head.headers) {
         Verdict::Answer { status, headers } => (status, headers),
         Verdict::Failed(failed) => {
@@ -81,7 +83,6 @@ pub(super) async fn run(
     {
         return Err(journal.failed(failed.failure));
     }
-    let stages = Stages { cold, wait: waited };
     if let Some(body) = exchange.take_arrived_body() {
         lease.finish(exchange.finish().1);
         journal.succeeded();

@@ -161,7 +161,7 @@ impl Agent {
                 status: 202,
                 headers: HeaderBlock::new(),
                 body: Body::Empty,
-                stages: Stages { cold: false, wait: waited },
+                stages: Stages { cold: false, wait: waited, run: Duration::ZERO },
             });
         }
         Ok(run_in(request, lease, journal, self.shared.limits, waited, running).await?)

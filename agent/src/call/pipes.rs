@@ -60,6 +60,7 @@ pub(super) async fn run(
         journal,
         _running: running,
     };
+    let given = Instant::now();
     let first = tokio::time::timeout_at(deadline, poll_fn(|context| call.poll_event(context))).await;
     let (status, headers) = match first {
         Err(_elapsed) => return Err(call.fail(CallFailed::kill(Failure::timed_out()))),
@@ -69,7 +70,7 @@ pub(super) async fn run(
             return Err(call.fail(CallFailed::kill(Failure::invalid_response())));
         }
     };
-    let stages = Stages { cold, wait: waited };
+    let stages = Stages { cold, wait: waited, run: given.elapsed() };
     let mut gathered = Gathered::default();
     while gathered.bytes < GATHERED_BYTES_MAX {
         match poll_fn(|context| Poll::Ready(call.poll_event(context))).await {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kiln_shared::call::{Failure, FailureKind};
+use kiln_shared::call::{Failure, FailureKind, Stages};
 use metrics::{Counter, Histogram};
 
 /// The edge's counters of calls.
@@ -14,6 +14,7 @@ pub(super) struct Counters {
     refused: Counter,
     error: Counter,
     duration: Histogram,
+    added: Histogram,
 }
 
 impl Counters {
@@ -28,22 +29,30 @@ impl Counters {
             refused: calls("refused"),
             error: calls("error"),
             duration: metrics::histogram!("kiln_call_duration_seconds"),
+            added: metrics::histogram!("kiln_call_added_duration_seconds"),
         }
     }
 
     /// Counts a call that has its answer's head, or its failure, after so long.
-    pub(super) fn ended(&self, failure: Option<&Failure>, after: Duration) {
-        let outcome = match failure.map(|failure| failure.kind) {
-            None => &self.success,
-            Some(FailureKind::TimedOut) => &self.timeout,
-            Some(FailureKind::Busy) => &self.busy,
-            Some(FailureKind::Cancelled) => &self.cancelled,
-            Some(FailureKind::BadRequest | FailureKind::RequestTooLarge | FailureKind::CannotFit) => {
-                &self.refused
-            }
-            Some(_) => &self.error,
-        };
-        outcome.increment(1);
+    pub(super) fn ended(&self, outcome: Result<Stages, &Failure>, after: Duration) {
         self.duration.record(after);
+        let counter = match outcome {
+            Ok(stages) => {
+                self.added.record(after.saturating_sub(stages.run));
+                &self.success
+            }
+            Err(failure) => self.of_failure(failure.kind),
+        };
+        counter.increment(1);
+    }
+
+    fn of_failure(&self, kind: FailureKind) -> &Counter {
+        match kind {
+            FailureKind::TimedOut => &self.timeout,
+            FailureKind::Busy => &self.busy,
+            FailureKind::Cancelled => &self.cancelled,
+            FailureKind::BadRequest | FailureKind::RequestTooLarge | FailureKind::CannotFit => &self.refused,
+            _ => &self.error,
+        }
     }
 }

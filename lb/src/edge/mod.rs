@@ -162,7 +162,7 @@ impl Edge {
             Ok(response) => answer::complete(&method, response).await,
             Err(failure) => Err(failure),
         };
-        self.counters.ended(outcome.as_ref().err(), received.elapsed());
+        self.counters.ended(outcome.as_ref().map(|response| response.stages), received.elapsed());
         match outcome {
             Ok(CallResponse { status, mut headers, body, .. }) => {
                 headers.push_valid(b"Fn-Call-Id", id.as_bytes());

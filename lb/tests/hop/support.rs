@@ -194,7 +194,12 @@ pub(crate) fn request(body: Body) -> CallRequest {
 pub(crate) fn answer(status: u16, body: Body) -> CallResponse {
     let mut headers = HeaderBlock::new();
     headers.push_valid(b"X-Answer", b"yes");
-    CallResponse { status, headers, body, stages: Stages { cold: true, wait: Duration::from_micros(7) } }
+    CallResponse {
+        status,
+        headers,
+        body,
+        stages: Stages { cold: true, wait: Duration::from_micros(7), run: Duration::from_micros(8) },
+    }
 }
 
 /// A body whose pieces a test sends one by one. Dropping the sender ends it.

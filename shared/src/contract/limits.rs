@@ -1,6 +1,6 @@
-//! Bounds of what clients and functions may send.
+//! Bounds of what functions may send, and of what the formats hold in memory. What clients may send is the edge's.
 
-use crate::call::{Failure, FailureKind};
+use crate::call::Failure;
 use crate::http1::head::HeadLimits;
 
 use super::CallFailed;
@@ -8,8 +8,6 @@ use super::CallFailed;
 /// Bounds of one call. Zero means no limit only where it is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest request body in bytes; larger ones get 413. Zero: no limit. Default 0. Fn: `FN_MAX_REQUEST_SIZE`.
-    pub request_bytes_max: u64,
     /// Longest head of a function's answer in bytes; a larger one gets 502 and the container is killed.
     /// Default 1 MiB. Fn: `FN_MAX_HDR_RESPONSE_SIZE`.
     pub response_head_bytes_max: usize,
@@ -29,7 +27,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            request_bytes_max: 0,
             response_head_bytes_max: 1024 * 1024,
             response_bytes_max: 0,
             json_answer_bytes_max: 16 * 1024 * 1024,
@@ -40,33 +37,6 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Checks the length that a request declares.
-    ///
-    /// # Errors
-    /// 413 in Fn's words (`spec/container-contract.md`, A8).
-    pub fn check_declared_request(&self, bytes: u64) -> Result<(), Failure> {
-        if self.request_bytes_max == 0 || bytes <= self.request_bytes_max {
-            return Ok(());
-        }
-        let max = self.request_bytes_max;
-        Err(Failure::new(
-            FailureKind::RequestTooLarge,
-            413,
-            format!("Content-Length too large for this server, {bytes} > max {max}"),
-        ))
-    }
-
-    /// Checks how much of a request body was read so far.
-    ///
-    /// # Errors
-    /// 413; the function has seen the beginning, so its container is killed.
-    pub fn check_request(&self, bytes_so_far: u64) -> Result<(), CallFailed> {
-        if self.request_bytes_max == 0 || bytes_so_far <= self.request_bytes_max {
-            return Ok(());
-        }
-        Err(CallFailed::kill(Failure::request_too_large()))
-    }
-
     /// Checks the length that an answer declares, or how much of its body was read so far.
     ///
     /// # Errors
@@ -119,23 +89,13 @@ mod tests {
     #[test]
     fn zero_is_no_limit() {
         let limits = Limits::default();
-        assert_eq!(limits.check_declared_request(u64::MAX), Ok(()));
-        assert_eq!(limits.check_request(u64::MAX), Ok(()));
         assert_eq!(limits.check_response(u64::MAX), Ok(()));
     }
 
     #[test]
     fn lengths_up_to_the_limit_pass() {
-        let limits = Limits { request_bytes_max: 10, response_bytes_max: 10, ..Limits::default() };
-        assert_eq!(limits.check_declared_request(10), Ok(()));
-        assert_eq!(limits.check_request(10), Ok(()));
+        let limits = Limits { response_bytes_max: 10, ..Limits::default() };
         assert_eq!(limits.check_response(10), Ok(()));
-        let refused = limits.check_declared_request(11).expect_err("over the limit");
-        assert_eq!(
-            (refused.status, &*refused.message),
-            (413, "Content-Length too large for this server, 11 > max 10")
-        );
-        assert_eq!(limits.check_request(11).expect_err("over the limit").failure.status, 413);
         let cut = limits.check_response(11).expect_err("over the limit");
         assert_eq!((cut.failure.status, cut.container), (502, ContainerFate::Kill));
     }

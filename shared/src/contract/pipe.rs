@@ -71,7 +71,6 @@ impl Framing {
 pub struct RequestEncoder {
     encoding: Encoding,
     limits: Limits,
-    body_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -99,16 +98,14 @@ impl RequestEncoder {
                 Encoding::Cloudevent(cloudevent::RequestEncoder::new(call, deadline, client_speaks_events))
             }
         };
-        Self { encoding, limits: *limits, body_bytes: 0 }
+        Self { encoding, limits: *limits }
     }
 
     /// Appends a piece of the body to `out`.
     ///
     /// # Errors
-    /// If the body is larger than allowed or declared; the call ends here.
+    /// If the body is larger than declared or, in one event, than allowed; the call ends here.
     pub fn body(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), CallFailed> {
-        self.body_bytes += piece.len() as u64;
-        self.limits.check_request(self.body_bytes)?;
         match &mut self.encoding {
             Encoding::Default => out.extend_from_slice(piece),
             Encoding::Http(encoder) => encoder.body(piece, out)?,

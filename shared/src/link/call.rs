@@ -6,7 +6,7 @@
 //!
 //! | first line | status | what it is |
 //! |---|---|---|
-//! | `Kiln-Answer: cold\|warm WAIT_MICROS` | the function's | the function's answer |
+//! | `Kiln-Answer: cold\|warm WAIT_MICROS RUN_MICROS` | the function's | the function's answer |
 //! | `Kiln-Refusal: REASON` | 503 | a [`Refusal`]: no byte reached a function |
 //! | `Kiln-Failure: KIND` | the client's | a [`Failure`] in JSON |
 //!
@@ -192,7 +192,9 @@ pub fn answer(response: CallResponse) -> Response {
     let mut headers = HeaderBlock::with_capacity(lines.as_bytes().len() + 40);
     let mut value = Vec::with_capacity(24);
     value.extend_from_slice(if stages.cold { b"cold " } else { b"warm " });
-    push_decimal(u64::try_from(stages.wait.as_micros()).unwrap_or(u64::MAX), &mut value);
+    push_decimal(micros(stages.wait), &mut value);
+    value.push(b' ');
+    push_decimal(micros(stages.run), &mut value);
     headers.push_valid(ANSWER_HEADER.as_bytes(), &value);
     headers.extend(&lines);
     Response { status, headers, body }
@@ -246,13 +248,19 @@ pub fn read_answer(head: &mut ResponseHead) -> Result<Verdict, ProtocolError> {
 }
 
 fn read_stages(value: &[u8]) -> Option<Stages> {
-    let (state, micros) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+    let (state, times) = std::str::from_utf8(value).ok()?.split_once(' ')?;
     let cold = match state {
         "cold" => true,
         "warm" => false,
         _ => return None,
     };
-    Some(Stages { cold, wait: Duration::from_micros(micros.parse().ok()?) })
+    let (wait, run) = times.split_once(' ')?;
+    let duration = |text: &str| text.parse().ok().map(Duration::from_micros);
+    Some(Stages { cold, wait: duration(wait)?, run: duration(run)? })
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Reads the body of a failure.

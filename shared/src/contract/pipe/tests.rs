@@ -121,17 +121,6 @@ fn every_pipe_format_has_a_framing() {
 }
 
 #[test]
-fn the_request_limit_holds_for_every_format() {
-    let limits = Limits { request_bytes_max: 4, ..Limits::default() };
-    for format in [Format::Default, Format::Http, Format::Json, Format::Cloudevent] {
-        let mut call = call(format, &[], "");
-        call.body = Body::stream(Body::Empty);
-        assert!(try_encode(&call, &[b"12", b"34"], &limits).is_ok());
-        assert_eq!(try_encode(&call, &[b"12", b"345"], &limits).expect_err("refused").failure.status, 413);
-    }
-}
-
-#[test]
 fn only_blanks_may_come_between_calls() {
     assert!(is_blank(b"") && is_blank(b" \r\n\t"));
     assert!(!is_blank(b"\nx") && !is_blank(b"\0"));

@@ -120,7 +120,7 @@ fn an_answer_is_told_from_a_refusal_whatever_the_function_says() {
     let mut headers = HeaderBlock::new();
     headers.push_valid(REFUSAL_HEADER.as_bytes(), b"busy");
     headers.push_valid(ANSWER_HEADER.as_bytes(), b"forged");
-    let stages = Stages { cold: true, wait: Duration::from_micros(1234) };
+    let stages = Stages { cold: true, wait: Duration::from_micros(1234), run: Duration::from_micros(5) };
     let body = Body::from(Bytes::from_static(b"x"));
     let sent = answer(CallResponse { status: 503, headers: headers.clone(), body, stages });
     let (head, verdict) = sent_back(&sent);
