@@ -12,7 +12,7 @@ use kiln_agent::container::{
     Container, ContainerControl, ContainerPlan, Driver, DriverFuture, Exit, StartStages,
 };
 use kiln_agent::slots::SlotsConfig;
-use kiln_agent::slots::queue::{Offer, SlotQueue};
+use kiln_agent::slots::queue::{Offer, Place, SlotQueue};
 use kiln_agent::{Agent, AgentConfig};
 use kiln_benches::{CpuTime, call, function, node_id, short};
 use kiln_shared::call::{CallHop, CallKind};
@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 const SERVED: Duration = Duration::from_millis(1);
+const PLACE: Place = Place(1);
 
 fn queue(criterion: &mut Criterion<CpuTime>) {
     let now = Instant::now();
@@ -40,7 +41,7 @@ fn queue(criterion: &mut Criterion<CpuTime>) {
         group.bench_function(format!("taken and freed, {idle} idle"), |bench| {
             bench.iter(|| {
                 let slot = queue.take_idle(black_box(now)).expect("one is idle");
-                queue.freed(slot, SERVED, now, |_, slot| Err(slot))
+                queue.freed(slot, PLACE, SERVED, now, |_, slot| Err(slot))
             });
         });
     }
@@ -49,11 +50,11 @@ fn queue(criterion: &mut Criterion<CpuTime>) {
         queue.start_begun();
         queue.started(0, SERVED, now, |_, slot| Err(slot));
         let slot = queue.take_idle(now).expect("one is idle");
-        (0..waiting).for_each(|waiter| queue.wait(waiter));
+        (0..waiting).for_each(|waiter| queue.wait(waiter, PLACE, now));
         group.bench_function(format!("handed to the oldest of {waiting} waiting"), |bench| {
             bench.iter(|| {
-                queue.wait(black_box(0));
-                let offer = queue.freed(slot, SERVED, now, |_, _| Ok(()));
+                queue.wait(black_box(0), PLACE, now);
+                let offer = queue.freed(slot, PLACE, SERVED, now, |_, _| Ok(()));
                 assert_eq!(offer, Offer::Handed);
             });
         });

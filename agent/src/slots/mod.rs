@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::ledger::{Demand, Ledger};
-use self::queue::{Offer, SlotQueue};
+use self::queue::{Offer, Place, SlotQueue};
 use crate::container::{Container, Driver};
 use crate::logs::CallLog;
 
@@ -55,6 +55,11 @@ pub struct SlotsConfig {
 }
 
 impl SlotsConfig {
+    /// How many containers a function of unknown pace may have: one per core.
+    fn unknown_max(&self) -> usize {
+        (self.cpu_total_millis / 1000).max(1) as usize
+    }
+
     /// Defaults for a node that may commit so much.
     pub fn for_node(memory_total_mib: u64, cores: usize) -> Self {
         Self {
@@ -148,8 +153,10 @@ struct Waiter {
 }
 
 enum Message {
-    /// Callers of this function wait.
+    /// Callers of this function wait, and nobody did before.
     Wanted(Arc<Pool>),
+    /// Callers of this function, who wait already, need more containers.
+    Look(Arc<Pool>),
     /// A slot became idle while others are short of room.
     Idle,
 }
@@ -159,7 +166,10 @@ pub(crate) struct Pool {
     function: Arc<Function>,
     demand: Demand,
     queue: Mutex<SlotQueue<Box<Slot>, Waiter>>,
-    wanted: AtomicBool,
+    /// The starter has it on its list. Cleared under the queue's lock, when nobody waits.
+    listed: AtomicBool,
+    /// The starter was asked to look at it and has not yet.
+    nudged: AtomicBool,
     messages: mpsc::Sender<Message>,
     pressed: Arc<AtomicBool>,
 }
@@ -180,19 +190,33 @@ impl Pool {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the starter that callers wait; at most one message per pool is under way.
-    fn want(self: &Arc<Self>) {
-        if !self.wanted.swap(true, Ordering::AcqRel)
-            && self.messages.try_send(Message::Wanted(Arc::clone(self))).is_err()
+    /// Tells the starter that callers wait. While they do it looks after them by itself, every now and then; it is
+    /// told again only if more containers are `urgent`ly needed and it is not at a loss for room anyway.
+    fn want(self: &Arc<Self>, urgent: bool) {
+        let message = if !self.listed.swap(true, Ordering::AcqRel) {
+            Message::Wanted(Arc::clone(self))
+        } else if urgent && !self.pressed.load(Ordering::Acquire) && !self.nudged.swap(true, Ordering::AcqRel)
         {
-            // The inbox is full of other functions; the starter's housekeeping finds this one.
-            self.wanted.store(false, Ordering::Release);
+            Message::Look(Arc::clone(self))
+        } else {
+            return;
+        };
+        // The inbox is full of other functions; the starter's housekeeping finds this one.
+        match self.messages.try_send(message) {
+            Err(mpsc::error::TrySendError::Full(Message::Wanted(_))) => {
+                self.listed.store(false, Ordering::Release);
+            }
+            Err(mpsc::error::TrySendError::Full(Message::Look(_))) => {
+                self.nudged.store(false, Ordering::Release);
+            }
+            _ => {}
         }
     }
 
     fn free(self: &Arc<Self>, slot: Box<Slot>, served: Duration) {
         let now = Instant::now();
-        let offer = self.queue().freed(slot, served, now, |waiter, slot| self.deliver(waiter, slot));
+        let place = Place(thread_tag());
+        let offer = self.queue().freed(slot, place, served, now, |waiter, slot| self.deliver(waiter, slot));
         self.settle(offer);
     }
 
@@ -216,7 +240,7 @@ impl Pool {
             Offer::Surrendered(slot) => {
                 drop(slot);
                 if self.queue().waiting() > 0 {
-                    self.want();
+                    self.want(true);
                 }
             }
         }
@@ -229,7 +253,7 @@ impl Pool {
             queue.waiting()
         };
         if waiting > 0 {
-            self.want();
+            self.want(true);
         }
     }
 }
@@ -357,7 +381,8 @@ impl Slots {
                 },
                 function: Arc::clone(function),
                 queue: Mutex::new(SlotQueue::new(Instant::now())),
-                wanted: AtomicBool::new(false),
+                listed: AtomicBool::new(false),
+                nudged: AtomicBool::new(false),
                 messages: self.shared.messages.clone(),
                 pressed: Arc::clone(&self.shared.pressed),
             })
@@ -393,15 +418,18 @@ impl Slots {
                     }
                     None => {
                         let (sender, waiting) = oneshot::channel();
-                        queue.wait(Waiter { sender, environment: environment.clone() });
-                        Ok(waiting)
+                        let waiter = Waiter { sender, environment: environment.clone() };
+                        queue.wait(waiter, Place(thread_tag()), now);
+                        let urgent = pool.serves_once()
+                            || queue.starts_needed(now, self.shared.config.unknown_max()) > 0;
+                        Ok((waiting, urgent))
                     }
                 }
             };
             let mut lease = match waiting {
                 Err(lease) => lease,
-                Ok(waiting) => {
-                    pool.want();
+                Ok((waiting, urgent)) => {
+                    pool.want(urgent);
                     match tokio::time::timeout_at(deadline, waiting).await {
                         Ok(Ok(granted)) => granted?,
                         Ok(Err(_stopped)) => return Err(Failure::busy()),

@@ -1,5 +1,8 @@
 //! Slots of one (function, revision): idle containers, newest first, and callers waiting, oldest first.
 //!
+//! A freed slot may pass over some who wait for one who waits on its own thread: its connection stays with that
+//! thread's runtime, and no other thread has to be woken. Nobody is passed over for longer than [`PASSED_OVER_MAX`].
+//!
 //! Owns who gets the next free slot and how many containers the load needs. Does no I/O, reads no clock
 //! (callers pass `now`), starts no container. Invariant: idle slots and waiting callers are never both present.
 
@@ -10,6 +13,22 @@ use std::time::{Duration, Instant};
 const NEWEST_WEIGHT: f64 = 0.2;
 /// What a start is taken to cost before one was seen.
 const START_GUESS: Duration = Duration::from_millis(150);
+
+/// The oldest waiter is served first, wherever he waits, once he has waited for this long.
+const PASSED_OVER_MAX: Duration = Duration::from_millis(5);
+/// How many waiters are looked at for one on the slot's own thread.
+const LOOKED_AT_MAX: usize = 16;
+
+/// Names a thread: where a caller waits, or where a slot came free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(pub u32);
+
+#[derive(Debug)]
+struct Waiting<W> {
+    waiter: W,
+    place: Place,
+    since: Instant,
+}
 
 /// A container that waits for work.
 #[derive(Debug)]
@@ -35,7 +54,7 @@ pub enum Offer<S> {
 #[derive(Debug)]
 pub struct SlotQueue<S, W> {
     idle: Vec<Idle<S>>,
-    waiters: VecDeque<W>,
+    waiters: VecDeque<Waiting<W>>,
     busy: usize,
     starting: usize,
     surrenders: usize,
@@ -71,9 +90,9 @@ impl<S, W> SlotQueue<S, W> {
     }
 
     /// Lets a caller wait, behind all others.
-    pub fn wait(&mut self, waiter: W) {
+    pub fn wait(&mut self, waiter: W, place: Place, now: Instant) {
         debug_assert!(self.idle.is_empty(), "nobody waits while a slot is idle");
-        self.waiters.push_back(waiter);
+        self.waiters.push_back(Waiting { waiter, place, since: now });
     }
 
     /// Notes that a container is being started.
@@ -84,12 +103,12 @@ impl<S, W> SlotQueue<S, W> {
     /// Notes that a start failed. Returns the oldest waiter, who gets the error.
     pub fn start_failed(&mut self) -> Option<W> {
         self.starting -= 1;
-        self.waiters.pop_front()
+        self.take_waiter()
     }
 
     /// Takes out the oldest waiter, for whom alone a container is being started.
     pub fn take_waiter(&mut self) -> Option<W> {
-        self.waiters.pop_front()
+        self.waiters.pop_front().map(|waiting| waiting.waiter)
     }
 
     /// Notes that a start for one waiter alone has ended: its container is busy, or there is none.
@@ -102,8 +121,8 @@ impl<S, W> SlotQueue<S, W> {
     }
 
     /// All waiters, for an error that concerns every one of them.
-    pub fn take_waiters(&mut self) -> VecDeque<W> {
-        std::mem::take(&mut self.waiters)
+    pub fn take_waiters(&mut self) -> Vec<W> {
+        self.waiters.drain(..).map(|waiting| waiting.waiter).collect()
     }
 
     /// Offers a slot whose container was just started.
@@ -117,25 +136,27 @@ impl<S, W> SlotQueue<S, W> {
         self.starting -= 1;
         self.start = mean(self.start, took);
         self.busy += 1;
-        self.offer(slot, now, deliver)
+        self.offer(slot, None, now, deliver)
     }
 
-    /// Offers a slot whose call has ended after `served`.
+    /// Offers a slot whose call has ended at `place` after `served`.
     pub fn freed(
         &mut self,
         slot: S,
+        place: Place,
         served: Duration,
         now: Instant,
         deliver: impl FnMut(W, S) -> Result<(), S>,
     ) -> Offer<S> {
         self.service = Some(self.service.map_or(served, |service| mean(service, served)));
-        self.offer(slot, now, deliver)
+        self.offer(slot, Some(place), now, deliver)
     }
 
-    /// Hands a busy slot to the oldest waiter who still wants it, else keeps it idle.
+    /// Hands a busy slot to a waiter who still wants it, else keeps it idle.
     fn offer(
         &mut self,
         mut slot: S,
+        place: Option<Place>,
         now: Instant,
         mut deliver: impl FnMut(W, S) -> Result<(), S>,
     ) -> Offer<S> {
@@ -145,7 +166,7 @@ impl<S, W> SlotQueue<S, W> {
             self.busy -= 1;
             return Offer::Surrendered(slot);
         }
-        while let Some(waiter) = self.waiters.pop_front() {
+        while let Some(waiter) = self.next_waiter(place, now) {
             match deliver(waiter, slot) {
                 Ok(()) => return Offer::Handed,
                 Err(back) => slot = back,
@@ -154,6 +175,16 @@ impl<S, W> SlotQueue<S, W> {
         self.busy -= 1;
         self.idle.push(Idle { slot, since: now });
         Offer::Kept
+    }
+
+    /// Who gets a slot that came free at `place`: the oldest waiter of that place among the first few, else the oldest.
+    fn next_waiter(&mut self, place: Option<Place>, now: Instant) -> Option<W> {
+        let oldest = self.waiters.front()?;
+        let own = place.filter(|_| now.saturating_duration_since(oldest.since) < PASSED_OVER_MAX);
+        let index = own.and_then(|place| {
+            self.waiters.iter().take(LOOKED_AT_MAX).position(|waiting| waiting.place == place)
+        });
+        self.waiters.remove(index.unwrap_or(0)).map(|waiting| waiting.waiter)
     }
 
     /// Notes that a busy slot is gone with its container.
@@ -186,7 +217,7 @@ impl<S, W> SlotQueue<S, W> {
 
     /// Forgets waiters who no longer wait.
     pub fn forget_waiters(&mut self, mut gone: impl FnMut(&W) -> bool) {
-        self.waiters.retain(|waiter| !gone(waiter));
+        self.waiters.retain(|waiting| !gone(&waiting.waiter));
     }
 
     /// How many containers to start now, so that those who wait are served sooner than without.
@@ -252,6 +283,9 @@ mod tests {
 
     type Queue = SlotQueue<u32, u32>;
 
+    const HERE: Place = Place(1);
+    const THERE: Place = Place(2);
+
     fn never(_: u32, slot: u32) -> Result<(), u32> {
         Err(slot)
     }
@@ -274,7 +308,7 @@ mod tests {
         let now = Instant::now();
         let mut queue = Queue::new(now);
         for waiter in [10, 11, 12] {
-            queue.wait(waiter);
+            queue.wait(waiter, HERE, now);
         }
         queue.start_begun();
         let mut got = Vec::new();
@@ -289,6 +323,52 @@ mod tests {
         assert_eq!((queue.waiting(), queue.busy()), (1, 1));
     }
 
+    /// A queue with one busy slot, and waiters 10, 11, ... at these places.
+    fn waiting_at(places: &[Place], now: Instant) -> Queue {
+        let mut queue = Queue::new(now);
+        queue.start_begun();
+        assert_eq!(queue.started(1, START_GUESS, now, never), Offer::Kept);
+        assert_eq!(queue.take_idle(now), Some(1));
+        for (waiter, place) in (10..).zip(places) {
+            queue.wait(waiter, *place, now);
+        }
+        queue
+    }
+
+    fn who_gets(queue: &mut Queue, place: Place, now: Instant) -> u32 {
+        let mut got = 0;
+        let offer = queue.freed(1, place, START_GUESS, now, |waiter, _| {
+            got = waiter;
+            Ok(())
+        });
+        assert_eq!(offer, Offer::Handed);
+        got
+    }
+
+    #[test]
+    fn a_slot_stays_on_its_thread_if_somebody_waits_there() {
+        let now = Instant::now();
+        let mut queue = waiting_at(&[THERE, HERE, THERE, HERE], now);
+        let got: Vec<u32> = (0..4).map(|_| who_gets(&mut queue, HERE, now)).collect();
+        assert_eq!(got, [11, 13, 10, 12]);
+    }
+
+    #[test]
+    fn nobody_is_passed_over_for_long() {
+        let now = Instant::now();
+        let mut queue = waiting_at(&[THERE, HERE, HERE], now);
+        assert_eq!(who_gets(&mut queue, HERE, now), 11);
+        assert_eq!(who_gets(&mut queue, HERE, now + PASSED_OVER_MAX), 10);
+    }
+
+    #[test]
+    fn only_the_first_few_are_looked_at() {
+        let now = Instant::now();
+        let mut places = vec![THERE; LOOKED_AT_MAX];
+        places.push(HERE);
+        assert_eq!(who_gets(&mut waiting_at(&places, now), HERE, now), 10);
+    }
+
     #[test]
     fn a_fast_function_needs_one_container_for_many_callers() {
         let now = Instant::now();
@@ -296,9 +376,9 @@ mod tests {
         queue.start_begun();
         assert_eq!(queue.started(1, START_GUESS, now, never), Offer::Kept);
         assert_eq!(queue.take_idle(now), Some(1));
-        assert_eq!(queue.freed(1, Duration::from_micros(50), now, never), Offer::Kept);
+        assert_eq!(queue.freed(1, HERE, Duration::from_micros(50), now, never), Offer::Kept);
         assert_eq!(queue.take_idle(now), Some(1));
-        (0..31).for_each(|waiter| queue.wait(waiter));
+        (0..31).for_each(|waiter| queue.wait(waiter, HERE, now));
         assert_eq!(queue.starts_needed(now, 2), 1_usize.saturating_sub(1));
     }
 
@@ -309,7 +389,7 @@ mod tests {
         queue.start_begun();
         assert_eq!(queue.started(1, START_GUESS, now, never), Offer::Kept);
         assert_eq!(queue.take_idle(now), Some(1));
-        (0..10).for_each(|waiter| queue.wait(waiter));
+        (0..10).for_each(|waiter| queue.wait(waiter, HERE, now));
         assert_eq!(queue.starts_needed(now, 2), 1, "the pace is not known yet");
         let later = now + Duration::from_secs(1);
         queue.start_begun();
@@ -323,9 +403,9 @@ mod tests {
         queue.start_begun();
         assert_eq!(queue.started(1, START_GUESS, now, never), Offer::Kept);
         assert_eq!(queue.take_idle(now), Some(1));
-        queue.wait(10);
+        queue.wait(10, HERE, now);
         queue.surrender_one();
-        assert_eq!(queue.freed(1, START_GUESS, now, never), Offer::Surrendered(1));
+        assert_eq!(queue.freed(1, HERE, START_GUESS, now, never), Offer::Surrendered(1));
         assert_eq!((queue.busy(), queue.waiting()), (0, 1));
         assert_eq!(queue.starts_needed(now, 2), 1);
     }
@@ -337,10 +417,10 @@ mod tests {
             let mut queue = Queue::new(now);
             for step in steps {
                 match step {
-                    0 => match queue.take_idle(now) { Some(_) => {} None => queue.wait(0) },
+                    0 => match queue.take_idle(now) { Some(_) => {} None => queue.wait(0, HERE, now) },
                     1 => queue.start_begun(),
                     2 if queue.starting() > 0 => drop(queue.started(1, START_GUESS, now, |_, _| Ok(()))),
-                    3 if queue.busy() > 0 => drop(queue.freed(1, START_GUESS, now, |_, _| Ok(()))),
+                    3 if queue.busy() > 0 => drop(queue.freed(1, HERE, START_GUESS, now, |_, _| Ok(()))),
                     4 if queue.busy() > 0 => queue.lost(now),
                     _ => {}
                 }

@@ -26,6 +26,8 @@ use crate::logs::CallLog;
 
 /// How often waiting callers are looked at again.
 const RECHECK: Duration = Duration::from_millis(20);
+/// Reports are made at most this often: many changes become one.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(10);
 /// How often idle containers are looked at.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Output is handed to the store after this long without more of it.
@@ -100,12 +102,17 @@ impl Starter {
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut next_housekeeping = tokio::time::Instant::now() + HOUSEKEEPING;
+        let mut next_recheck = next_housekeeping;
+        // The earliest time for another report, and whether there may be one to make.
+        let (mut next_publish, mut unpublished) = (tokio::time::Instant::now(), false);
         loop {
-            let wake = if self.wanting.is_empty() {
-                next_housekeeping
-            } else {
-                next_housekeeping.min(tokio::time::Instant::now() + RECHECK)
-            };
+            let mut wake = next_housekeeping;
+            if !self.wanting.is_empty() {
+                wake = wake.min(next_recheck);
+            }
+            if unpublished {
+                wake = wake.min(next_publish);
+            }
             // Every arm is cancel-safe: receiving, joining and sleeping lose nothing when dropped.
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -129,18 +136,21 @@ impl Starter {
                 next_housekeeping = now + HOUSEKEEPING;
             }
             self.serve_wanting(Instant::now());
-            self.publish();
+            next_recheck = now + RECHECK;
+            unpublished = now < next_publish;
+            if !unpublished {
+                self.publish();
+                next_publish = now + PUBLISH_PAUSE;
+            }
         }
         self.close().await;
     }
 
     fn note(&mut self, message: Message) {
         match message {
-            Message::Wanted(pool) => {
-                // From here on a further caller sends a further message.
-                pool.wanted.store(false, Ordering::Release);
-                self.want(pool);
-            }
+            Message::Wanted(pool) => self.want(pool),
+            // It is on the list, or nobody waits any more.
+            Message::Look(pool) => pool.nudged.store(false, Ordering::Release),
             Message::Idle => {}
         }
     }
@@ -163,9 +173,14 @@ impl Starter {
                 let needed = if pool.serves_once() {
                     queue.waiting()
                 } else {
-                    queue.starts_needed(now, self.unknown_max())
+                    queue.starts_needed(now, self.slots.shared.config.unknown_max())
                 };
-                (needed, queue.waiting())
+                let waiting = queue.waiting();
+                if waiting == 0 {
+                    // Under the lock: the next who waits says so.
+                    pool.listed.store(false, Ordering::Release);
+                }
+                (needed, waiting)
             };
             if waiting == 0 {
                 continue;
@@ -194,11 +209,6 @@ impl Starter {
             self.short_since = None;
         }
         self.slots.shared.pressed.store(short, Ordering::Release);
-    }
-
-    /// How many containers a function of unknown pace may have: one per core.
-    fn unknown_max(&self) -> usize {
-        (self.slots.shared.config.cpu_total_millis / 1000).max(1) as usize
     }
 
     /// Evicts idle containers of others, the coldest first; if that is not enough for long, one of the
@@ -361,6 +371,7 @@ impl Starter {
         for pool in &shared.pools {
             if pool.queue().waiting() > 0 {
                 // Its message may have met a full inbox.
+                pool.listed.store(true, Ordering::Release);
                 self.want(Arc::clone(&pool));
             }
             let idle_timeout = pool.function.spec.idle_timeout;
