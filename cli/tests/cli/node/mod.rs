@@ -196,7 +196,9 @@ impl Kiln<'_> {
             std::thread::sleep(Duration::from_millis(10));
         };
         assert!(status.success(), "{status}:\n{}", self.log());
-        assert_eq!(self.node.containers(&[]), Vec::<String>::new());
+        let left =
+            docker(&["ps", "--all", "--no-trunc", "--filter", &self.node.label(), "--format", "{{json .}}"]);
+        assert_eq!(left, "", "containers are left:\n{}", self.log());
         assert_eq!(docker(&["network", "ls", "--quiet", "--filter", &self.node.label()]), "");
         let sockets = fs::read_dir(self.node.home.path().join("data/iofs")).unwrap();
         let sockets = sockets.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir());
