@@ -372,13 +372,16 @@ async fn a_container_that_ends_without_an_answer_fails_its_call_at_once() {
     let mut agent = Agent::start().await;
     for format in HOT.into_iter().chain([Format::Default]) {
         let function = function(format, TIMEOUT);
-        // A hot container that ends well has not answered either.
-        let codes = if format == Format::Default { vec![7] } else { vec![7, 0] };
-        for code in codes {
-            let failure =
-                agent.caller.call(&function, body_for(&function, &format!("exit {code}"))).await.unwrap_err();
-            let message = format!("container exit code {code}");
-            assert_eq!((failure.status, failure.message.as_ref()), (502, message.as_str()), "{format:?}");
+        let out_of_memory =
+            "container out of memory, you may want to raise fn.memory for this function (default: 128MB)";
+        let mut ways = vec![("exit 7", "container exit code 7"), ("eat", out_of_memory)];
+        if format != Format::Default {
+            // A hot container that ends well has not answered either.
+            ways.push(("exit 0", "container exit code 0"));
+        }
+        for (command, message) in ways {
+            let failure = agent.caller.call(&function, body_for(&function, command)).await.unwrap_err();
+            assert_eq!((failure.status, failure.message.as_ref()), (502, message), "{format:?}");
             assert_eq!(agent.caller.records(1).await[0].status, CallStatus::Error);
             assert_eq!(agent.count(&function).await, "1", "{format:?}");
             agent.caller.records(1).await;

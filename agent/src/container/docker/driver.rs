@@ -87,7 +87,7 @@ pub(super) struct Shared {
     pub(super) reaper: Arc<Reaper>,
     pub(super) network: Arc<Network>,
     pub(super) sandboxes: Arc<SandboxPool>,
-    /// Starts, output pumps and the exit watch.
+    /// Starts, output pumps, the exit watch and the looks for stragglers.
     pub(super) tasks: TaskTracker,
     pub(super) runtime: Handle,
     pub(super) stop: CancellationToken,
@@ -152,6 +152,7 @@ impl DockerDriver {
             tasks.clone(),
             stop.clone(),
         ));
+        tasks.spawn(leftovers::remove_stragglers(engine.clone(), identity.clone(), stop.clone()));
         if config.sandboxes > 0 {
             let maker = SandboxMaker {
                 engine: engine.clone(),

@@ -4,9 +4,11 @@
 //! after it holds that lock meanwhile.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bollard::errors::Error;
 use futures_util::StreamExt;
+use tokio_util::sync::CancellationToken;
 
 use super::engine::{Engine, explain, status};
 use super::labels::{INSTANCE, Identity, NETWORK_ROLE, NODE, ROLE, ROOT, node_filter};
@@ -16,10 +18,30 @@ use crate::container::iofs;
 
 /// Removals under way at once.
 const REMOVALS_MAX: usize = 4;
+/// Waits between the looks for stragglers. The engine takes tenths of a second to make a container, and many times
+/// that when it is busy.
+const STRAGGLER_WAITS: [Duration; 3] =
+    [Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(50)];
 
 /// Removes the containers of this node that another instance made. Returns how many there were.
 pub(super) async fn remove_containers(engine: &Engine, identity: &Identity) -> Result<usize, Error> {
     remove_containers_of(engine, &identity.node_filter(), &identity.instance).await
+}
+
+/// Removes what the engine was still making for an earlier life of this node when this one looked for leftovers: it
+/// finishes what a dead client asked for. Looks a few times and, if that is sooner, once at `stop`.
+pub(super) async fn remove_stragglers(engine: Engine, identity: Identity, stop: CancellationToken) {
+    for wait in STRAGGLER_WAITS {
+        let stopped = stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none();
+        match remove_containers(&engine, &identity).await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "containers that were made for an earlier life came late"),
+            Err(error) => tracing::warn!(error = explain(&error), "cannot look for late leftovers"),
+        }
+        if stopped {
+            return;
+        }
+    }
 }
 
 /// Removes containers and networks of dead nodes: a network that nobody uses takes one of the engine's few

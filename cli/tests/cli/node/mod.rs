@@ -41,10 +41,16 @@ impl Node {
 
     /// Starts Kiln on it and waits until it takes calls.
     fn start(&self) -> Kiln<'_> {
+        self.start_with(&[])
+    }
+
+    /// As [`Node::start`], with more options.
+    fn start_with(&self, options: &[&str]) -> Kiln<'_> {
         let log = self.home.path().join("kiln.log");
         let mut command = self.home.process("start --port 0 --data-dir data --log-format json --memory-mib");
         let child = command
             .arg(self.memory_mib.to_string())
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
@@ -179,14 +185,19 @@ impl Kiln<'_> {
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
-    /// Kills it, so that it can clear up nothing.
-    fn kill(&self) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL).unwrap();
+    /// Waits until so many calls run.
+    async fn runs(&self, calls: usize) {
+        eventually("the calls run", async || self.metric("kiln_slots{state=\"busy\"}").await >= calls as f64)
+            .await;
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
     /// Ends it as `kiln stop` does: by itself, and with nothing of it left in the engine.
     fn stop(mut self) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -196,7 +207,9 @@ impl Kiln<'_> {
             std::thread::sleep(Duration::from_millis(10));
         };
         assert!(status.success(), "{status}:\n{}", self.log());
-        assert_eq!(self.node.containers(&[]), Vec::<String>::new());
+        let left =
+            docker(&["ps", "--all", "--no-trunc", "--filter", &self.node.label(), "--format", "{{json .}}"]);
+        assert_eq!(left, "", "containers are left:\n{}", self.log());
         assert_eq!(docker(&["network", "ls", "--quiet", "--filter", &self.node.label()]), "");
         let sockets = fs::read_dir(self.node.home.path().join("data/iofs")).unwrap();
         let sockets = sockets.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir());

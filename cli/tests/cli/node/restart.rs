@@ -1,6 +1,7 @@
-//! What is left of a Kiln that was killed.
+//! How a Kiln ends, and what its next life finds.
 
 use futures_util::future::join_all;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -35,13 +36,10 @@ async fn a_killed_kiln_leaves_nothing_that_its_next_life_does_not_clear_up() {
         let call = kiln.client.post(format!("{}/invoke/{function}", kiln.url)).body("1000s").send();
         call.await.expect_err("its Kiln was killed")
     }));
-    let until_all_run = eventually("every call runs", async || {
-        kiln.metric("kiln_slots{state=\"busy\"}").await >= CALLS as f64
-    });
     let killed = async {
-        until_all_run.await;
+        kiln.runs(CALLS).await;
         let left = node.function_containers();
-        kiln.kill();
+        kiln.signal(Signal::SIGKILL);
         left
     };
     let (_, left) = tokio::join!(calls, killed);
@@ -57,4 +55,47 @@ async fn a_killed_kiln_leaves_nothing_that_its_next_life_does_not_clear_up() {
     let answer = second.invoke(&function, "1ms").await;
     assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "slept 1ms\n"));
     second.stop();
+}
+
+#[tokio::test]
+async fn a_kiln_that_is_stopped_lets_calls_end_and_takes_no_more() {
+    let node = Node::with_memory_mib(64);
+    let kiln = node.start();
+    let app = kiln.create_app("stops").await;
+    let function = kiln.create_function(&app, "slow", &example("slow"), json!({})).await;
+    let call = async {
+        let answer = kiln.invoke(&function, "2s").await;
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let stop = async {
+        kiln.runs(1).await;
+        kiln.signal(Signal::SIGTERM);
+        eventually("no new client is served", async || {
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            client.get(format!("{}/version", kiln.url)).send().await.is_err()
+        })
+        .await;
+    };
+    let (answered, ()) = tokio::join!(call, stop);
+    assert_eq!(answered, (200, "slept 2s\n".to_owned()));
+    kiln.stop();
+}
+
+#[tokio::test]
+async fn a_kiln_that_is_stopped_cuts_calls_that_outlast_its_grace() {
+    let node = Node::with_memory_mib(64);
+    let kiln = node.start_with(&["--grace-seconds", "1"]);
+    let app = kiln.create_app("stops").await;
+    let function = kiln.create_function(&app, "slow", &example("slow"), json!({})).await;
+    let call = async {
+        let call = kiln.client.post(format!("{}/invoke/{function}", kiln.url)).body("1000s").send().await;
+        call.is_ok_and(|answer| answer.status() == 200)
+    };
+    let stop = async {
+        kiln.runs(1).await;
+        kiln.signal(Signal::SIGTERM);
+    };
+    let (succeeded, ()) = tokio::join!(call, stop);
+    assert!(!succeeded);
+    kiln.stop();
 }
