@@ -157,7 +157,7 @@ fn agent(criterion: &mut Criterion<CpuTime>) {
                     for _ in 0..calls {
                         let (agent, call) = (agent.clone(), call(&function, CallKind::Invoke, 0));
                         running.spawn(async move {
-                            let response = agent.call(call).await.expect("an answer");
+                            let response = agent.call(Box::new(call)).await.expect("an answer");
                             response.body.collect(64).await.expect("a whole body")
                         });
                     }

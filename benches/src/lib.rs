@@ -174,7 +174,7 @@ pub fn call(function: &Arc<Function>, kind: CallKind, body_bytes: usize) -> Call
         mode: CallMode::Sync,
         method: http::Method::POST,
         url: "http://kiln.example.com:8080/t/demo/hello?name=Ada".to_owned(),
-        path: "/hello".to_owned(),
+        path: "/hello".into(),
         headers,
         body: Body::from(Bytes::from(vec![b'x'; body_bytes])),
         received: Instant::now(),

@@ -53,7 +53,7 @@ pub struct CallRequest {
     /// The client's whole URL, `scheme://host/path?query`.
     pub url: String,
     /// For `FN_PATH`: the trigger's source, or `/invoke`.
-    pub path: String,
+    pub path: Cow<'static, str>,
     /// The client's header lines without hop-by-hop ones and without `Content-Length` and `Host`.
     pub headers: HeaderBlock,
     /// The client's body.
@@ -324,7 +324,7 @@ pub type DefineFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 /// A way to a node: the agent in this process, or a connection to one elsewhere.
 pub trait CallHop: Send + Sync {
     /// Runs the call. Dropping the future, or the answer's body before its end, cancels the call.
-    fn call(&self, request: CallRequest) -> CallFuture<'_>;
+    fn call(&self, request: Box<CallRequest>) -> CallFuture<'_>;
 
     /// Tells the node what a function is, after it refused a call for not knowing it. Whether that went well shows in
     /// the next try. An agent in this process gets the function with each call and never asks.

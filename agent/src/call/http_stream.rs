@@ -33,7 +33,7 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(2);
 
 /// Runs the call in its container.
 pub(super) async fn run(
-    request: CallRequest,
+    request: Box<CallRequest>,
     mut lease: Lease,
     mut journal: Journal,
     limits: Limits,

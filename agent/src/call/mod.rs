@@ -125,10 +125,10 @@ impl Agent {
         self.shared.tasks.wait().await;
     }
 
-    async fn run(&self, mut request: CallRequest) -> Result<CallResponse, CallError> {
+    async fn run(&self, mut request: Box<CallRequest>) -> Result<CallResponse, CallError> {
         let running = self.shared.calls.token();
         if self.shared.draining.is_cancelled() {
-            return Err(CallError::Refused { reason: Refusal::Draining, request: Box::new(request) });
+            return Err(CallError::Refused { reason: Refusal::Draining, request });
         }
         let journal = Journal::open(&request, self.shared.sink.clone());
         if request.mode == CallMode::Detached {
@@ -169,14 +169,14 @@ impl Agent {
 }
 
 impl CallHop for Agent {
-    fn call(&self, request: CallRequest) -> CallFuture<'_> {
+    fn call(&self, request: Box<CallRequest>) -> CallFuture<'_> {
         Box::pin(self.run(request))
     }
 }
 
 /// Runs a call in its container, as its function's format says.
 async fn run_in(
-    request: CallRequest,
+    request: Box<CallRequest>,
     lease: Lease,
     journal: Journal,
     limits: Limits,

@@ -33,7 +33,7 @@ type Stdin = Pin<Box<dyn AsyncWrite + Send + Sync>>;
 /// Runs the call in its container.
 pub(super) async fn run(
     framing: Framing,
-    request: CallRequest,
+    request: Box<CallRequest>,
     mut lease: Lease,
     mut journal: Journal,
     limits: Limits,

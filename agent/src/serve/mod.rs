@@ -18,7 +18,7 @@ use kiln_shared::function::{Function, Revision};
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::http1::head::{HeadLimits, RequestHead};
 use kiln_shared::http1::server::{ConnectionLimits, Request, Response, Service, plain, serve};
-use kiln_shared::link::call::{IncomingCall, answer, failure, refusal, take_token};
+use kiln_shared::link::call::{IncomingCall, answer, failure, refusal, shows_token};
 use kiln_shared::link::{BEAT, CALL_PATH, FUNCTIONS_PATH, HEALTH_PATH, RECORDS_PATH, REPORT_PATH};
 use kiln_shared::listen::{Bounds, Listeners, Workers};
 use kiln_shared::record::Record;
@@ -92,7 +92,8 @@ impl Endpoint {
         let bounds = Bounds { name: "serve", connections_max: CONNECTIONS_MAX, grace };
         let (endpoint, stopped) = (Arc::clone(self), stop.clone());
         listeners.serve(&bounds, stop, &move || {
-            let (endpoint, stopped) = (Arc::clone(&endpoint), stopped.clone());
+            // A token of its own, so that looking at it shares nothing with other workers.
+            let (endpoint, stopped) = (Arc::clone(&endpoint), stopped.child_token());
             move |stream| connection(Arc::clone(&endpoint), stream, stopped.clone())
         })
     }
@@ -164,7 +165,7 @@ impl Endpoint {
 impl Service for Endpoint {
     async fn handle(&self, request: Request) -> Response {
         let Request { mut head, body } = request;
-        let shown = take_token(&mut head.headers);
+        let is_known = shows_token(&mut head.headers, self.token.as_ref());
         let target = std::mem::take(&mut head.target);
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         if path == HEALTH_PATH {
@@ -174,9 +175,7 @@ impl Service for Endpoint {
             let text = Body::from(Bytes::from(self.metrics.render()));
             return with_type(200, b"text/plain; version=0.0.4; charset=utf-8", text);
         }
-        if let Some(token) = &self.token
-            && !shown.is_some_and(|shown| token.is(&shown))
-        {
+        if !is_known {
             return plain(401, "the fleet's token is missing or another one");
         }
         match (&head.method, path) {

@@ -56,7 +56,7 @@ pub(crate) fn trigger_request(function: &Arc<Function>, body: Bytes) -> CallRequ
     call.kind = CallKind::Trigger(TriggerId::generate());
     call.method = http::Method::PUT;
     "http://api.example.com/t/tests/hello?x=1".clone_into(&mut call.url);
-    "/hello".clone_into(&mut call.path);
+    call.path = "/hello".into();
     for (name, value) in
         [("content-type", "text/plain"), ("x-two", "one"), ("X-Two", "two"), ("Fn_call_id", "forged")]
     {

@@ -38,7 +38,7 @@ impl Caller {
 
     /// Makes a call.
     pub(crate) async fn send(&self, request: CallRequest) -> Result<CallResponse, Failure> {
-        self.agent.call(request).await.map_err(|error| match error {
+        self.agent.call(Box::new(request)).await.map_err(|error| match error {
             CallError::Failed(failure) => failure,
             CallError::Refused { reason, .. } => panic!("refused: {reason}"),
         })
@@ -91,7 +91,7 @@ pub(crate) fn request(function: &Arc<Function>, body: Bytes) -> CallRequest {
         mode: CallMode::Sync,
         method: http::Method::POST,
         url: "http://localhost/invoke/x".to_owned(),
-        path: "/invoke".to_owned(),
+        path: "/invoke".into(),
         headers: HeaderBlock::new(),
         body: Body::from(body),
         received: Instant::now(),

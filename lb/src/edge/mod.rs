@@ -9,6 +9,7 @@ mod counters;
 mod http2;
 mod sniff;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
@@ -99,7 +100,7 @@ thread_local! {
 struct Found {
     function: Arc<Function>,
     kind: CallKind,
-    path: String,
+    path: Cow<'static, str>,
 }
 
 impl Edge {
@@ -149,7 +150,8 @@ impl Edge {
         listeners.serve(&bounds, stop, &move || {
             // The thread may have served another edge before.
             READERS.set(None);
-            let (edge, stopped) = (Arc::clone(&edge), stopped.clone());
+            // A token of its own, so that looking at it shares nothing with other workers.
+            let (edge, stopped) = (Arc::clone(&edge), stopped.child_token());
             move |stream| connection(Arc::clone(&edge), stream, stopped.clone())
         })
     }
@@ -200,7 +202,7 @@ impl Edge {
             kind: found.kind,
             mode: if detached { CallMode::Detached } else { CallMode::Sync },
             method: head.method,
-            url: format!("http://{}{}", head.host, head.target),
+            url: ["http://", &head.host, &head.target].concat(),
             path: found.path,
             headers: head.headers,
             body,
@@ -217,7 +219,7 @@ impl Edge {
             })?;
             let hop = hop.ok_or_else(|| Failure::internal("a local node without an agent"))?;
             let next = loop {
-                let (reason, back) = match hop.call(*request).await {
+                let (reason, back) = match hop.call(request).await {
                     Ok(response) => return Ok(hold_place(response, seat, admitted)),
                     Err(CallError::Failed(failure)) => return Err(failure),
                     Err(CallError::Refused { reason, request }) => (reason, request),
@@ -253,12 +255,12 @@ impl Edge {
                 Route::Function(function) => Some(Found {
                     function: Arc::clone(function),
                     kind: CallKind::Invoke,
-                    path: "/invoke".to_owned(),
+                    path: Cow::Borrowed("/invoke"),
                 }),
                 Route::Trigger(trigger) => Some(Found {
                     function: Arc::clone(&trigger.function),
                     kind: CallKind::Trigger(trigger.id),
-                    path: trigger.source.to_string(),
+                    path: Cow::Owned(trigger.source.to_string()),
                 }),
                 Route::Other => None,
             })

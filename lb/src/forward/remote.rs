@@ -51,7 +51,7 @@ impl RemoteHop {
         Self { control, pool: Arc::new(Pool::new(config)) }
     }
 
-    async fn run(&self, mut request: CallRequest) -> Result<CallResponse, CallError> {
+    async fn run(&self, mut request: Box<CallRequest>) -> Result<CallResponse, CallError> {
         let mut body = std::mem::take(&mut request.body);
         if matches!(body, Body::Stream { length: Some(length), .. } if length <= WHOLE_BODY_BYTES_MAX) {
             let whole = body.collect(WHOLE_BODY_BYTES_MAX).await;
@@ -147,7 +147,7 @@ impl RemoteHop {
 }
 
 impl CallHop for RemoteHop {
-    fn call(&self, request: CallRequest) -> CallFuture<'_> {
+    fn call(&self, request: Box<CallRequest>) -> CallFuture<'_> {
         Box::pin(self.run(request))
     }
 
@@ -169,9 +169,9 @@ fn head_limits() -> HeadLimits {
     HeadLimits { bytes_max: 2 << 20, fields_max: 128, ..HeadLimits::default() }
 }
 
-fn refused(reason: Refusal, mut request: CallRequest, body: Body) -> CallError {
+fn refused(reason: Refusal, mut request: Box<CallRequest>, body: Body) -> CallError {
     request.body = body;
-    CallError::Refused { reason, request: Box::new(request) }
+    CallError::Refused { reason, request }
 }
 
 async fn drain(exchange: &mut AgentExchange) -> Result<Vec<u8>, ExchangeError> {

@@ -60,10 +60,10 @@ impl ScriptedNode {
 }
 
 impl CallHop for ScriptedNode {
-    fn call(&self, request: CallRequest) -> CallFuture<'_> {
+    fn call(&self, request: Box<CallRequest>) -> CallFuture<'_> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
-            let CallRequest { method, url, body, .. } = request;
+            let CallRequest { method, url, body, .. } = *request;
             let Ok(body) = body.collect(1 << 24).await else {
                 return Err(CallError::Failed(Failure::cancelled()));
             };

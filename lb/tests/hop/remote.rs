@@ -58,14 +58,12 @@ async fn a_function_is_unknown_until_it_was_defined() {
         panic!("{refused:?}")
     };
     hop.define(&request.function).await;
-    assert_eq!(hop.call(*request).await.expect("is known").status, 200);
+    assert_eq!(hop.call(request).await.expect("is known").status, 200);
 }
 
 #[tokio::test]
 async fn a_refusal_does_not_cost_a_large_body() {
-    let node = Node::new(|request| async move {
-        Err(CallError::Refused { reason: Refusal::Busy, request: Box::new(request) })
-    });
+    let node = Node::new(|request| async move { Err(CallError::Refused { reason: Refusal::Busy, request }) });
     let agent = Agent::start(&node, None);
     let (sender, body) = piecewise();
     let refused = call(&*remote_hop(agent.address, None), request(body)).await.expect_err("is busy");

@@ -46,7 +46,7 @@ async fn a_refused_request_comes_back_whole_and_can_be_sent_again() {
             let refuse = counted.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
             async move {
                 if refuse {
-                    return Err(CallError::Refused { reason: Refusal::Busy, request: Box::new(request) });
+                    return Err(CallError::Refused { reason: Refusal::Busy, request });
                 }
                 Ok(answer(200, Body::from(request.body.collect(1 << 20).await.expect("a body"))))
             }
@@ -59,7 +59,7 @@ async fn a_refused_request_comes_back_whole_and_can_be_sent_again() {
                 panic!("{name}: {refused:?}")
             };
             assert_eq!(request.headers.iter().count(), 2, "{name}");
-            let response = call(&*way.hop, *request).await.expect(name);
+            let response = call(&*way.hop, request).await.expect(name);
             assert_eq!(response.body.collect(1 << 20).await.expect(name), vec![7; 100_000], "{name}");
         }
     }

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 /// Longer than anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-type Script = dyn Fn(CallRequest) -> Pin<Box<dyn Future<Output = Result<CallResponse, CallError>> + Send>>
+type Script = dyn Fn(Box<CallRequest>) -> Pin<Box<dyn Future<Output = Result<CallResponse, CallError>> + Send>>
     + Send
     + Sync;
 
@@ -41,7 +41,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new<F>(script: impl Fn(CallRequest) -> F + Send + Sync + 'static) -> Arc<Self>
+    pub(crate) fn new<F>(script: impl Fn(Box<CallRequest>) -> F + Send + Sync + 'static) -> Arc<Self>
     where
         F: Future<Output = Result<CallResponse, CallError>> + Send + 'static,
     {
@@ -53,7 +53,7 @@ impl Node {
 }
 
 impl CallHop for Node {
-    fn call(&self, request: CallRequest) -> CallFuture<'_> {
+    fn call(&self, request: Box<CallRequest>) -> CallFuture<'_> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         (self.script)(request)
     }
@@ -146,18 +146,18 @@ pub(crate) fn remote_hop(address: SocketAddr, token: Option<&str>) -> Arc<dyn Ca
 }
 
 /// Calls, and tells the node what the function is if it asks: what the edge does.
-pub(crate) async fn call(hop: &dyn CallHop, request: CallRequest) -> Result<CallResponse, CallError> {
+pub(crate) async fn call(hop: &dyn CallHop, request: Box<CallRequest>) -> Result<CallResponse, CallError> {
     let function = Arc::clone(&request.function);
     match hop.call(request).await {
         Err(CallError::Refused { reason: Refusal::UnknownFunction, request }) => {
             hop.define(&function).await;
-            hop.call(*request).await
+            hop.call(request).await
         }
         other => other,
     }
 }
 
-pub(crate) fn request(body: Body) -> CallRequest {
+pub(crate) fn request(body: Body) -> Box<CallRequest> {
     let spec = FunctionSpec {
         id: FunctionId::generate(),
         name: "f".to_owned(),
@@ -177,18 +177,18 @@ pub(crate) fn request(body: Body) -> CallRequest {
     let mut headers = HeaderBlock::new();
     headers.push_valid(b"Authorization", b"Bearer the-clients-own");
     headers.push_valid(b"Kiln-Token", b"forged");
-    CallRequest {
+    Box::new(CallRequest {
         id: CallId::generate(),
         function: Arc::new(Function::new(spec)),
         kind: CallKind::Invoke,
         mode: CallMode::Sync,
         method: http::Method::PATCH,
         url: "http://example.com/t/a/s?q=1".to_owned(),
-        path: "/s".to_owned(),
+        path: "/s".into(),
         headers,
         body,
         received: Instant::now(),
-    }
+    })
 }
 
 pub(crate) fn answer(status: u16, body: Body) -> CallResponse {

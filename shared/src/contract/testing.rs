@@ -48,7 +48,7 @@ pub(crate) fn call(format: Format, headers: &[(&str, &str)], body: &'static str)
         mode: CallMode::Sync,
         method: http::Method::POST,
         url: "http://localhost:8080/t/demo/hello?x=1".to_owned(),
-        path: "/hello".to_owned(),
+        path: "/hello".into(),
         headers: block(headers),
         body: Body::from(Bytes::from_static(body.as_bytes())),
         received: Instant::now(),

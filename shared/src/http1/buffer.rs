@@ -39,6 +39,11 @@ impl<R: AsyncRead + Unpin> ReadBuffer<R> {
         tokio_util::io::poll_read_buf(Pin::new(&mut self.reader), context, &mut self.bytes)
     }
 
+    /// Takes `bytes` off the front. A small piece is copied, so that the buffer stays this reader's alone and is used again.
+    pub fn take(&mut self, bytes: usize) -> Bytes {
+        take(&mut self.bytes, bytes)
+    }
+
     /// The reader and what it has read.
     pub fn into_parts(self) -> (R, BytesMut) {
         (self.reader, self.bytes)
@@ -49,6 +54,15 @@ impl<R> fmt::Debug for ReadBuffer<R> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "ReadBuffer({} bytes)", self.bytes.len())
     }
+}
+
+fn take(input: &mut BytesMut, bytes: usize) -> Bytes {
+    if bytes > COPIED_BYTES_MAX {
+        return input.split_to(bytes).freeze();
+    }
+    let piece = Bytes::copy_from_slice(&input[..bytes]);
+    input.advance(bytes);
+    piece
 }
 
 /// Takes a body out of the bytes of a connection.
@@ -72,7 +86,7 @@ impl BodyDecoder {
         }
     }
 
-    /// Takes what it can off the front of `input`, without a copy.
+    /// Takes what it can off the front of `input`; large pieces without a copy.
     ///
     /// # Errors
     /// Broken chunk framing.
@@ -83,9 +97,9 @@ impl BodyDecoder {
             Self::Fixed(left_bytes) => {
                 let taken = usize::try_from(*left_bytes).unwrap_or(usize::MAX).min(input.len());
                 *left_bytes -= taken as u64;
-                Ok(Decoded::Data(input.split_to(taken).freeze()))
+                Ok(Decoded::Data(take(input, taken)))
             }
-            Self::UntilClose => Ok(Decoded::Data(input.split().freeze())),
+            Self::UntilClose => Ok(Decoded::Data(take(input, input.len()))),
             Self::Chunked(decoder) => decoder.decode(input),
         }
     }
@@ -128,8 +142,8 @@ pub enum WriteError {
     Length,
 }
 
-/// Pieces of a body up to this size are copied behind what goes out before them: a plain write of one run of bytes costs
-/// the kernel less than a gathering one, by more than the copy.
+/// Pieces of a body up to this size are copied: behind what goes out before them, since a plain write of one run of bytes
+/// costs the kernel less than a gathering one, and out of what was read, since sharing a buffer costs allocations.
 const COPIED_BYTES_MAX: usize = 1024;
 
 /// Writes one message: head and first piece of the body in one system call, then piece by piece, without

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::{
@@ -146,7 +146,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Exchange<R, W> {
         loop {
             let buffer = &mut self.connection.reader.bytes;
             if let Some(end) = find_end(buffer, *seen_bytes, limits).map_err(ExchangeError::Head)? {
-                let head = parse_response(&buffer.split_to(end), limits).map_err(ExchangeError::Head)?;
+                let head = parse_response(&buffer[..end], limits).map_err(ExchangeError::Head)?;
+                buffer.advance(end);
                 *seen_bytes = 0;
                 if head.status >= 200 {
                     return Poll::Ready(Ok(head));
@@ -240,7 +241,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Exchange<R, W> {
             BodyDecoder::Fixed(left_bytes) if left_bytes <= self.connection.reader.bytes.len() as u64 => {
                 self.decoder = BodyDecoder::Fixed(0);
                 self.body_done = true;
-                Some(self.connection.reader.bytes.split_to(left_bytes as usize).freeze())
+                Some(self.connection.reader.take(left_bytes as usize))
             }
             _ => None,
         }

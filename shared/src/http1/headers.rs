@@ -82,17 +82,17 @@ impl HeaderBlock {
         self.iter().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
-    /// Removes the first line and returns its value, if the line has this name. O(length).
-    pub fn take_first(&mut self, name: &str) -> Option<Vec<u8>> {
+    /// Removes the first line, if it has this name, and returns what `read` makes of its value. O(length).
+    pub fn take_first<T>(&mut self, name: &str, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let mut lines = self.iter();
         let (first, value) = lines.next()?;
         if !first.eq_ignore_ascii_case(name.as_bytes()) {
             return None;
         }
-        let value = value.to_vec();
+        let taken = read(value);
         let end = self.0.len() - lines.0.len();
         self.0.drain(..end);
-        Some(value)
+        Some(taken)
     }
 
     /// The lines as they go over the wire, without the empty line that ends a head.

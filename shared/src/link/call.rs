@@ -13,6 +13,7 @@
 //! A body that is not at hand is held back until the agent has a slot (`Expect: 100-continue`), so that a refusal
 //! does not cost it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,7 @@ pub fn request_head(
     });
     head.extend_from_slice(request.method.as_str().as_bytes());
     head.extend_from_slice(b"\r\n");
-    for (name, value) in [(URL_HEADER, &request.url), (PATH_HEADER, &request.path)] {
+    for (name, value) in [(URL_HEADER, &*request.url), (PATH_HEADER, &*request.path)] {
         if value.bytes().any(|byte| byte.is_ascii_control()) {
             return Err(ProtocolError("a control character in a URL"));
         }
@@ -115,9 +116,10 @@ fn push_hex(number: u64, out: &mut Vec<u8>) {
     out.extend((0..16).rev().map(|digit| b"0123456789abcdef"[(number >> (4 * digit)) as usize & 0xf]));
 }
 
-/// Takes the fleet's token off the first line of a request's headers, if it is there.
-pub fn take_token(headers: &mut HeaderBlock) -> Option<Vec<u8>> {
-    headers.take_first(TOKEN_HEADER)
+/// Takes the fleet's token off the first line of a request's headers, if it is there, and tells whether it is `wanted`.
+pub fn shows_token(headers: &mut HeaderBlock, wanted: Option<&Token>) -> bool {
+    let shown = headers.take_first(TOKEN_HEADER, |shown| wanted.is_none_or(|wanted| wanted.is(shown)));
+    shown.unwrap_or(wanted.is_none())
 }
 
 /// A call as an agent reads it: all but the function itself, which only the agent can look up.
@@ -132,7 +134,7 @@ pub struct IncomingCall {
     mode: CallMode,
     method: http::Method,
     url: String,
-    path: String,
+    path: Cow<'static, str>,
     headers: HeaderBlock,
 }
 
@@ -143,35 +145,21 @@ impl IncomingCall {
     /// It is no call.
     pub fn read(head: RequestHead) -> Result<Self, ProtocolError> {
         let mut headers = head.headers;
-        let line = headers.take_first(CALL_HEADER).ok_or(ProtocolError("no call in the first line"))?;
-        let line = std::str::from_utf8(&line).map_err(|_| ProtocolError("a call that is not text"))?;
-        let mut words = line.split(' ');
-        let mut word = || words.next().ok_or(ProtocolError("a call with too few words"));
-        let id = word()?.parse().map_err(|_| ProtocolError("a bad call id"))?;
-        let function = word()?.parse().map_err(|_| ProtocolError("a bad function id"))?;
-        let revision = u64::from_str_radix(word()?, 16).map_err(|_| ProtocolError("a bad revision"))?;
-        let kind = match word()? {
-            "-" => CallKind::Invoke,
-            trigger => CallKind::Trigger(trigger.parse().map_err(|_| ProtocolError("a bad trigger id"))?),
-        };
-        let mode = match word()? {
-            "sync" => CallMode::Sync,
-            "detached" => CallMode::Detached,
-            _ => return Err(ProtocolError("a bad call mode")),
-        };
-        let method = word()?.parse().map_err(|_| ProtocolError("a bad method"))?;
+        let (id, function, revision, kind, mode, method) = headers
+            .take_first(CALL_HEADER, read_call)
+            .unwrap_or(Err(ProtocolError("no call in the first line")))?;
         let mut text = |name, missing| {
-            let value = headers.take_first(name).ok_or(ProtocolError(missing))?;
-            String::from_utf8(value).map_err(|_| ProtocolError("a URL that is not text"))
+            let value = headers.take_first(name, |value| String::from_utf8(value.to_vec()));
+            value.ok_or(ProtocolError(missing))?.map_err(|_| ProtocolError("a URL that is not text"))
         };
         let url = text(URL_HEADER, "no URL in its line")?;
-        let path = text(PATH_HEADER, "no path in its line")?;
-        Ok(Self { function, revision: Revision(revision), id, kind, mode, method, url, path, headers })
+        let path = Cow::Owned(text(PATH_HEADER, "no path in its line")?);
+        Ok(Self { function, revision, id, kind, mode, method, url, path, headers })
     }
 
     /// The call, with the function that was looked up.
-    pub fn into_request(self, function: Arc<Function>, body: Body, received: Instant) -> CallRequest {
-        CallRequest {
+    pub fn into_request(self, function: Arc<Function>, body: Body, received: Instant) -> Box<CallRequest> {
+        Box::new(CallRequest {
             id: self.id,
             function,
             kind: self.kind,
@@ -182,8 +170,30 @@ impl IncomingCall {
             headers: self.headers,
             body,
             received,
-        }
+        })
     }
+}
+
+type CallLine = (CallId, FunctionId, Revision, CallKind, CallMode, http::Method);
+
+fn read_call(line: &[u8]) -> Result<CallLine, ProtocolError> {
+    let line = std::str::from_utf8(line).map_err(|_| ProtocolError("a call that is not text"))?;
+    let mut words = line.split(' ');
+    let mut word = || words.next().ok_or(ProtocolError("a call with too few words"));
+    let id = word()?.parse().map_err(|_| ProtocolError("a bad call id"))?;
+    let function = word()?.parse().map_err(|_| ProtocolError("a bad function id"))?;
+    let revision = u64::from_str_radix(word()?, 16).map_err(|_| ProtocolError("a bad revision"))?;
+    let kind = match word()? {
+        "-" => CallKind::Invoke,
+        trigger => CallKind::Trigger(trigger.parse().map_err(|_| ProtocolError("a bad trigger id"))?),
+    };
+    let mode = match word()? {
+        "sync" => CallMode::Sync,
+        "detached" => CallMode::Detached,
+        _ => return Err(ProtocolError("a bad call mode")),
+    };
+    let method = word()?.parse().map_err(|_| ProtocolError("a bad method"))?;
+    Ok((id, function, Revision(revision), kind, mode, method))
 }
 
 /// The answer of a function, as an agent sends it.
@@ -234,14 +244,14 @@ pub enum Verdict {
 /// # Errors
 /// The peer is no agent.
 pub fn read_answer(head: &mut ResponseHead) -> Result<Verdict, ProtocolError> {
-    if let Some(value) = head.headers.take_first(ANSWER_HEADER) {
-        let stages = read_stages(&value).ok_or(ProtocolError("a bad answer line"))?;
+    if let Some(stages) = head.headers.take_first(ANSWER_HEADER, read_stages) {
+        let stages = stages.ok_or(ProtocolError("a bad answer line"))?;
         return Ok(Verdict::Answer(std::mem::take(&mut head.headers), stages));
     }
-    if let Some(value) = head.headers.take_first(REFUSAL_HEADER) {
-        return Refusal::read(&value).map(Verdict::Refused).ok_or(ProtocolError("an unknown refusal"));
+    if let Some(reason) = head.headers.take_first(REFUSAL_HEADER, Refusal::read) {
+        return reason.map(Verdict::Refused).ok_or(ProtocolError("an unknown refusal"));
     }
-    if head.headers.take_first(FAILURE_HEADER).is_some() {
+    if head.headers.take_first(FAILURE_HEADER, |_| ()).is_some() {
         return Ok(Verdict::Failed);
     }
     Err(ProtocolError("an answer that is not Kiln's"))

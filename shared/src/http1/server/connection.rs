@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
@@ -111,8 +111,9 @@ where
         if first && reader.bytes.starts_with(HTTP2_PREFACE_HEAD) {
             return Ok(Incoming::Http2);
         }
-        let head = reader.bytes.split_to(end);
-        parse_request(&head, &limits.head).map(Incoming::Head).map_err(RequestError::Head)
+        let head = parse_request(&reader.bytes[..end], &limits.head).map_err(RequestError::Head)?;
+        reader.bytes.advance(end);
+        Ok(Incoming::Head(head))
     }
 
     pub(super) async fn serve_one<S: Service>(
@@ -178,7 +179,7 @@ where
             BodyLength::Fixed(0) => return (Body::Empty, None),
             BodyLength::Fixed(length) => {
                 if length <= reader.bytes.len() as u64 && length <= limits.body_bytes_max {
-                    return (Body::from(reader.bytes.split_to(length as usize).freeze()), None);
+                    return (Body::from(reader.take(length as usize)), None);
                 }
                 Some(length)
             }
