@@ -3,6 +3,7 @@
 //! The warm path takes one short lock, that of the function's own [`queue`]. Everything that starts, evicts or
 //! retires a container is decided by one owner task (`starter.rs`).
 
+pub mod climb;
 pub mod ledger;
 pub mod queue;
 mod starter;

@@ -9,13 +9,15 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::climb::{Climb, Step};
+
 /// Weight of the newest sample in the running means.
 const NEWEST_WEIGHT: f64 = 0.2;
 /// What a start is taken to cost before one was seen.
 const START_GUESS: Duration = Duration::from_millis(150);
 
 /// The oldest waiter is served first, wherever he waits, once he has waited for this long.
-const PASSED_OVER_MAX: Duration = Duration::from_millis(5);
+const PASSED_OVER_MAX: Duration = Duration::from_millis(2);
 /// How many waiters are looked at for one on the slot's own thread.
 const LOOKED_AT_MAX: usize = 16;
 
@@ -62,6 +64,8 @@ pub struct SlotQueue<S, W> {
     service: Option<Duration>,
     /// Mean time a start takes.
     start: Duration,
+    /// What is known of a queue that lasts.
+    climb: Climb,
     /// When a slot last changed hands; bounds the service time from below while nothing returns.
     progress: Instant,
 }
@@ -77,6 +81,7 @@ impl<S, W> SlotQueue<S, W> {
             surrenders: 0,
             service: None,
             start: START_GUESS,
+            climb: Climb::default(),
             progress: now,
         }
     }
@@ -149,6 +154,7 @@ impl<S, W> SlotQueue<S, W> {
         deliver: impl FnMut(W, S) -> Result<(), S>,
     ) -> Offer<S> {
         self.service = Some(self.service.map_or(served, |service| mean(service, served)));
+        self.climb.served();
         self.offer(slot, Some(place), now, deliver)
     }
 
@@ -173,6 +179,7 @@ impl<S, W> SlotQueue<S, W> {
             }
         }
         self.busy -= 1;
+        self.climb.interrupt();
         self.idle.push(Idle { slot, since: now });
         Offer::Kept
     }
@@ -246,6 +253,16 @@ impl<S, W> SlotQueue<S, W> {
             None => stalled,
         };
         self.containers_for(waiting, service).saturating_sub(serving).min(unserved)
+    }
+
+    /// Whether a queue that lasts is worth one container more, or was not worth the last one. Call it every now and then
+    /// while callers wait and [`Self::starts_needed`] asks for none.
+    pub fn climb(&mut self, now: Instant) -> Step {
+        if self.waiters.is_empty() || self.starting > 0 || self.surrenders > 0 || self.busy == 0 {
+            self.climb.interrupt();
+            return Step::Stay;
+        }
+        self.climb.step(self.busy, self.start, now)
     }
 
     fn containers_for(&self, waiting: usize, service: Duration) -> usize {

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::climb::Step;
 use super::ledger::{Demand, Ledger, Shortage};
 use super::{Message, Pool, Slot, Slots, Waiter};
 use crate::container::{Container, ContainerPlan, Driver, Output, OutputSource, Transport};
@@ -167,7 +168,7 @@ impl Starter {
         let mut short = false;
         for _ in 0..self.wanting.len() {
             let Some(pool) = self.wanting.pop_front() else { break };
-            let (needed, waiting) = {
+            let (needed, step, waiting) = {
                 let mut queue = pool.queue();
                 queue.forget_waiters(|waiter| waiter.sender.is_closed());
                 let needed = if pool.serves_once() {
@@ -180,10 +181,21 @@ impl Starter {
                     // Under the lock: the next who waits says so.
                     pool.listed.store(false, Ordering::Release);
                 }
-                (needed, waiting)
+                let step = if needed == 0 && !pool.serves_once() { queue.climb(now) } else { Step::Stay };
+                if step == Step::Down {
+                    queue.surrender_one();
+                }
+                (needed, step, waiting)
             };
             if waiting == 0 {
                 continue;
+            }
+            // On trial: only into room that nobody else has a use for.
+            if step == Step::Up
+                && self.starts.len() < self.slots.shared.config.starts_max
+                && self.ledger.commit(pool.demand).is_ok()
+            {
+                self.begin(&pool);
             }
             for _ in 0..needed {
                 if self.starts.len() >= self.slots.shared.config.starts_max {
