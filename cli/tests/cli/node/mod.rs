@@ -13,7 +13,7 @@ mod room;
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -100,14 +100,31 @@ impl Drop for Node {
         if !self.home.path().join("data/node-id").exists() {
             return;
         }
-        for id in self.containers(&[]) {
-            docker(&["rm", "--force", &id]);
-        }
-        let networks = docker(&["network", "ls", "--quiet", "--filter", &self.label()]);
-        for id in networks.lines() {
-            docker(&["network", "rm", id]);
+        // Any other Kiln of this machine may clear up after a dead one, too: that a removal fails says nothing.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let containers = self.containers(&[]);
+            let networks = docker(&["network", "ls", "--quiet", "--filter", &self.label()]);
+            if containers.is_empty() && networks.is_empty() {
+                return;
+            }
+            for id in &containers {
+                remove(&["rm", "--force", id]);
+            }
+            for id in networks.lines() {
+                remove(&["network", "rm", id]);
+            }
+            if Instant::now() > deadline {
+                eprintln!("left behind: {containers:?} {networks}");
+                return;
+            }
         }
     }
+}
+
+/// Asks the engine to remove something that may be gone already.
+fn remove(arguments: &[&str]) {
+    drop(Command::new("docker").args(arguments).output().unwrap());
 }
 
 /// Waits until `condition` holds.
