@@ -51,9 +51,15 @@ impl Climb {
         }
     }
 
-    /// Nobody waits any more, or a container is on its way: what is being measured would mean nothing.
+    /// A container comes or goes: what is being measured would mean nothing.
     pub(super) fn interrupt(&mut self) {
         self.window = None;
+    }
+
+    /// Nobody waits any more: the next queue is another load, not to be compared with this one.
+    pub(super) fn end(&mut self) {
+        self.window = None;
+        self.measured = None;
     }
 
     /// Looks at a queue whose `containers` are all busy, where a start takes about `start`. Call it now and then while
@@ -128,6 +134,28 @@ mod tests {
     }
 
     #[test]
+    fn rates_of_two_loads_are_not_compared() {
+        let (mut climb, mut now) = (Climb::default(), Instant::now());
+        let mut until_step = |climb: &mut Climb, containers: usize, served: u64| loop {
+            now += LOOK;
+            (0..served).for_each(|_| climb.served());
+            match climb.step(containers, START, now) {
+                Step::Stay => {}
+                step => return step,
+            }
+        };
+        assert_eq!(until_step(&mut climb, 1, 1000), Step::Up);
+        climb.end();
+        assert_eq!(
+            until_step(&mut climb, 2, 10),
+            Step::Up,
+            "a slower load, which two serve for the first time"
+        );
+        climb.interrupt();
+        assert_eq!(until_step(&mut climb, 3, 10), Step::Down, "the same load");
+    }
+
+    #[test]
     fn a_queue_that_empties_now_and_then_is_left_alone() {
         let (mut climb, mut now) = (Climb::default(), Instant::now());
         for look in 0..1000 {
@@ -135,7 +163,7 @@ mod tests {
             climb.served();
             assert_eq!(climb.step(1, START, now), Step::Stay);
             if look % 5 == 0 {
-                climb.interrupt();
+                climb.end();
             }
         }
     }

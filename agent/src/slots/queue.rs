@@ -179,7 +179,7 @@ impl<S, W> SlotQueue<S, W> {
             }
         }
         self.busy -= 1;
-        self.climb.interrupt();
+        self.climb.end();
         self.idle.push(Idle { slot, since: now });
         Offer::Kept
     }
@@ -258,7 +258,11 @@ impl<S, W> SlotQueue<S, W> {
     /// Whether a queue that lasts is worth one container more, or was not worth the last one. Call it every now and then
     /// while callers wait and [`Self::starts_needed`] asks for none.
     pub fn climb(&mut self, now: Instant) -> Step {
-        if self.waiters.is_empty() || self.starting > 0 || self.surrenders > 0 || self.busy == 0 {
+        if self.waiters.is_empty() || self.busy == 0 {
+            self.climb.end();
+            return Step::Stay;
+        }
+        if self.starting > 0 || self.surrenders > 0 {
             self.climb.interrupt();
             return Step::Stay;
         }
