@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const GAIN_MIN: f64 = 1.15;
 /// Shortest time over which a rate is measured.
 const WINDOW_MIN: Duration = Duration::from_millis(250);
+/// A rate is compared with another one that was found at most this long before: later it is another load.
+const COMPARABLE: Duration = Duration::from_secs(5);
 /// A number that was found to be too large is not tried again for this long.
 const CEILING_KEPT: Duration = Duration::from_secs(30);
 
@@ -30,8 +32,8 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub(super) struct Climb {
     window: Option<Window>,
-    /// The rate that so many containers reached.
-    measured: Option<(usize, f64)>,
+    /// The rate that so many containers reached, and when that was found.
+    measured: Option<(usize, f64, Instant)>,
     /// More than so many did not help, as was found then.
     ceiling: Option<(usize, Instant)>,
 }
@@ -51,20 +53,20 @@ impl Climb {
         }
     }
 
-    /// A container comes or goes: what is being measured would mean nothing.
+    /// Nobody waits any more, or a container comes or goes: what is being measured would mean nothing.
     pub(super) fn interrupt(&mut self) {
         self.window = None;
     }
 
-    /// Nobody waits any more: the next queue is another load, not to be compared with this one.
-    pub(super) fn end(&mut self) {
-        self.window = None;
-        self.measured = None;
-    }
-
     /// Looks at a queue whose `containers` are all busy, where a start takes about `start`. Call it now and then while
-    /// callers wait.
-    pub(super) fn step(&mut self, containers: usize, start: Duration, now: Instant) -> Step {
+    /// callers wait. Never asks for more than `containers_max`.
+    pub(super) fn step(
+        &mut self,
+        containers: usize,
+        containers_max: usize,
+        start: Duration,
+        now: Instant,
+    ) -> Step {
         let window = match &mut self.window {
             Some(window) if window.containers == containers => window,
             window => {
@@ -78,9 +80,10 @@ impl Climb {
         }
         let rate = window.served as f64 / elapsed.as_secs_f64();
         self.window = None;
-        let before = self.measured.replace((containers, rate));
-        if let Some((fewer, before)) = before
+        let before = self.measured.replace((containers, rate, now));
+        if let Some((fewer, before, found)) = before
             && fewer + 1 == containers
+            && now.saturating_duration_since(found) < COMPARABLE
             && rate < before * GAIN_MIN
         {
             self.ceiling = Some((fewer, now));
@@ -88,7 +91,9 @@ impl Climb {
             return Step::Down;
         }
         let ceiling = self.ceiling.filter(|(_, found)| now.saturating_duration_since(*found) < CEILING_KEPT);
-        if ceiling.is_some_and(|(ceiling, _)| containers >= ceiling) { Step::Stay } else { Step::Up }
+        let is_enough =
+            containers >= containers_max || ceiling.is_some_and(|(ceiling, _)| containers >= ceiling);
+        if is_enough { Step::Stay } else { Step::Up }
     }
 }
 
@@ -98,6 +103,7 @@ mod tests {
 
     const LOOK: Duration = Duration::from_millis(20);
     const START: Duration = Duration::from_millis(100);
+    const MAX: usize = 6;
 
     /// Lets a queue last for `lasts` on a function whose rate is `rate` of the number of containers; the numbers of
     /// containers that there were.
@@ -111,7 +117,7 @@ mod tests {
                 climb.served();
                 due -= 1.0;
             }
-            match climb.step(containers, START, now) {
+            match climb.step(containers, MAX, START, now) {
                 Step::Stay => continue,
                 Step::Up => containers += 1,
                 Step::Down => containers -= 1,
@@ -125,6 +131,8 @@ mod tests {
     fn containers_are_added_as_long_as_each_helps() {
         let per_container_up_to_four = |containers: usize| 5000.0 * containers.min(4) as f64;
         assert_eq!(climb(per_container_up_to_four, Duration::from_secs(10)), [1, 2, 3, 4, 5, 4]);
+        let per_container = |containers: usize| 5000.0 * containers as f64;
+        assert_eq!(climb(per_container, Duration::from_secs(10)), [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
@@ -133,26 +141,27 @@ mod tests {
         assert_eq!(climb(|_| 9000.0, CEILING_KEPT + Duration::from_secs(10)), [1, 2, 1, 2, 1]);
     }
 
-    #[test]
-    fn rates_of_two_loads_are_not_compared() {
-        let (mut climb, mut now) = (Climb::default(), Instant::now());
-        let mut until_step = |climb: &mut Climb, containers: usize, served: u64| loop {
-            now += LOOK;
+    /// Lets callers wait until there is something to do, at so many calls a look.
+    fn until_step(climb: &mut Climb, containers: usize, served: u64, now: &mut Instant) -> Step {
+        loop {
+            *now += LOOK;
             (0..served).for_each(|_| climb.served());
-            match climb.step(containers, START, now) {
+            match climb.step(containers, MAX, START, *now) {
                 Step::Stay => {}
                 step => return step,
             }
-        };
-        assert_eq!(until_step(&mut climb, 1, 1000), Step::Up);
-        climb.end();
-        assert_eq!(
-            until_step(&mut climb, 2, 10),
-            Step::Up,
-            "a slower load, which two serve for the first time"
-        );
-        climb.interrupt();
-        assert_eq!(until_step(&mut climb, 3, 10), Step::Down, "the same load");
+        }
+    }
+
+    #[test]
+    fn rates_are_compared_unless_they_are_of_two_loads() {
+        for (pause, expected) in [(LOOK, Step::Down), (COMPARABLE, Step::Up)] {
+            let (mut climb, mut now) = (Climb::default(), Instant::now());
+            assert_eq!(until_step(&mut climb, 1, 1000, &mut now), Step::Up);
+            climb.interrupt();
+            now += pause;
+            assert_eq!(until_step(&mut climb, 2, 10, &mut now), expected, "after {pause:?}");
+        }
     }
 
     #[test]
@@ -161,9 +170,9 @@ mod tests {
         for look in 0..1000 {
             now += LOOK;
             climb.served();
-            assert_eq!(climb.step(1, START, now), Step::Stay);
+            assert_eq!(climb.step(1, MAX, START, now), Step::Stay);
             if look % 5 == 0 {
-                climb.end();
+                climb.interrupt();
             }
         }
     }

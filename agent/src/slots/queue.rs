@@ -179,7 +179,7 @@ impl<S, W> SlotQueue<S, W> {
             }
         }
         self.busy -= 1;
-        self.climb.end();
+        self.climb.interrupt();
         self.idle.push(Idle { slot, since: now });
         Offer::Kept
     }
@@ -196,6 +196,7 @@ impl<S, W> SlotQueue<S, W> {
 
     /// Notes that a busy slot is gone with its container.
     pub fn lost(&mut self, now: Instant) {
+        self.climb.interrupt();
         self.busy -= 1;
         self.progress = now;
     }
@@ -256,17 +257,13 @@ impl<S, W> SlotQueue<S, W> {
     }
 
     /// Whether a queue that lasts is worth one container more, or was not worth the last one. Call it every now and then
-    /// while callers wait and [`Self::starts_needed`] asks for none.
-    pub fn climb(&mut self, now: Instant) -> Step {
-        if self.waiters.is_empty() || self.busy == 0 {
-            self.climb.end();
-            return Step::Stay;
-        }
-        if self.starting > 0 || self.surrenders > 0 {
+    /// while callers wait and [`Self::starts_needed`] asks for none. Never asks for more than `containers_max`.
+    pub fn climb(&mut self, containers_max: usize, now: Instant) -> Step {
+        if self.waiters.is_empty() || self.starting > 0 || self.surrenders > 0 || self.busy == 0 {
             self.climb.interrupt();
             return Step::Stay;
         }
-        self.climb.step(self.busy, self.start, now)
+        self.climb.step(self.busy, containers_max, self.start, now)
     }
 
     fn containers_for(&self, waiting: usize, service: Duration) -> usize {

@@ -181,7 +181,9 @@ impl Starter {
                     // Under the lock: the next who waits says so.
                     pool.listed.store(false, Ordering::Release);
                 }
-                let step = if needed == 0 && !pool.serves_once() { queue.climb(now) } else { Step::Stay };
+                let containers_max = 2 * self.slots.shared.config.unknown_max();
+                let is_trial = needed == 0 && !pool.serves_once();
+                let step = if is_trial { queue.climb(containers_max, now) } else { Step::Stay };
                 if step == Step::Down {
                     queue.surrender_one();
                 }
