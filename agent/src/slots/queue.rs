@@ -1,7 +1,7 @@
 //! Slots of one (function, revision): idle containers, newest first, and callers waiting, oldest first.
 //!
 //! A freed slot may pass over some who wait for one who waits on its own thread: its connection stays with that
-//! thread's runtime, and no other thread has to be woken. Nobody is passed over for longer than [`PASSED_OVER_MAX`].
+//! thread's runtime, and no other thread has to be woken. Nobody is passed over for long.
 //!
 //! Owns who gets the next free slot and how many containers the load needs. Does no I/O, reads no clock
 //! (callers pass `now`), starts no container. Invariant: idle slots and waiting callers are never both present.
