@@ -11,7 +11,7 @@ use clap::Parser;
 use kiln_agent::node::{NodeArgs, node_id};
 use kiln_agent::serve::Endpoint;
 use kiln_shared::call::CallHop;
-use kiln_shared::listen::{Drained, bind};
+use kiln_shared::listen::{Drained, bind, workers_default};
 use kiln_shared::program::{self, DataFolder, FleetTokenArgs, LogArgs, stop_on_signals};
 use kiln_shared::record::RecordSink;
 use kiln_shared::telemetry;
@@ -71,8 +71,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
          give a secret with --fleet-token-file or listen on 127.0.0.1",
         args.listen
     );
-    let workers = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let listeners = bind(args.listen, workers)?;
+    let listeners = bind(args.listen, args.workers.unwrap_or_else(workers_default))?;
     let folder = DataFolder::open(&args.data_dir)?;
     let metrics = telemetry::start_metrics()?;
     let node = node_id(&folder)?;

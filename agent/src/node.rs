@@ -26,7 +26,7 @@ const DETACHED_BODY_BYTES_MAX: u64 = 6 << 20;
 #[derive(Debug, Clone, Args)]
 pub struct NodeArgs {
     /// Memory for containers in MiB [default: what the machine has available, less a tenth]
-    #[arg(long, env = "KILN_MEMORY_MIB", value_name = "MIB")]
+    #[arg(long, env = "KILN_MEMORY_MIB", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     pub memory_mib: Option<u64>,
     /// Address of the Docker engine [default: unix:///var/run/docker.sock]
     #[arg(long, env = "DOCKER_HOST", value_name = "URL")]

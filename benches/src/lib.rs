@@ -188,19 +188,13 @@ pub fn call(function: &Arc<Function>, kind: CallKind, body_bytes: usize) -> Call
 pub fn function(format: Format) -> Arc<Function> {
     let id = format!("{:026}", 1);
     Arc::new(Function::new(FunctionSpec {
-        id: id.parse().expect("26 digits are an id"),
         name: "hello".to_owned(),
-        app_id: id.parse().expect("26 digits are an id"),
         app_name: "demo".to_owned(),
-        image: "registry.example.com/team/hello:1.0.0".to_owned(),
-        image_digest: None,
         format,
-        memory_mib: 128,
-        cpu_millis: None,
-        tmpfs_mib: None,
-        timeout: Duration::from_secs(30),
-        idle_timeout: Duration::from_secs(30),
-        config: BTreeMap::new(),
-        syslog_url: None,
+        ..FunctionSpec::with_defaults(
+            id.parse().expect("26 digits are an id"),
+            id.parse().expect("26 digits are an id"),
+            "registry.example.com/team/hello:1.0.0",
+        )
     }))
 }

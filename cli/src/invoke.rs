@@ -126,6 +126,8 @@ fn failed(status: reqwest::StatusCode, body: &[u8]) -> Failure {
     let failure =
         Failure::new(format!("Error invoking function. status: {} message: {message}", status.as_u16()));
     match status.as_u16() {
+        _ if message.starts_with("Failed to pull image") => failure
+            .hint("push the image, or check its name and the node's login at the registry (`docker login`)"),
         502 | 504 => failure.hint("`kiln logs APP FUNCTION` shows what the function wrote"),
         503 => failure.hint("the server has no room for this call now; try again later"),
         _ => failure,

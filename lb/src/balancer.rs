@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use kiln_api::{ApiState, Catalog, RecordWriter, Retention};
-use kiln_shared::listen::{Drained, Listeners, Workers, bind};
+use kiln_shared::listen::{Drained, Listeners, Workers, bind, workers_default};
 use kiln_shared::program::DataFolder;
 use kiln_shared::record::RecordSink;
 use kiln_shared::telemetry::{self, MetricsHandle};
@@ -83,8 +83,7 @@ pub struct Balancer {
 /// # Errors
 /// What is in the way, with the remedy.
 pub async fn prepare(args: EdgeArgs, listen: SocketAddr, folder: &DataFolder) -> Result<Prepared> {
-    let workers = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let listeners = bind(listen, workers)?;
+    let listeners = bind(listen, args.workers.unwrap_or_else(workers_default))?;
     let metrics = telemetry::start_metrics()?;
     let url = match &args.db_url {
         Some(url) => url.clone(),

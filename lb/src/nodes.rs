@@ -75,7 +75,7 @@ impl Nodes {
     pub fn follow_remote(&self, node: &NodeId, control: &Control, records: RecordSink) {
         let report = follow_report(node.clone(), control.clone(), self.news.clone());
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(report));
-        let fetch = fetch_records(node.clone(), control.clone(), records);
+        let fetch = fetch_records(control.clone(), records);
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(fetch));
     }
 }
@@ -134,6 +134,10 @@ impl Patience {
         if self.pause == RETRY_PAUSE {
             tracing::warn!(%node, error = error as &dyn std::error::Error, "a node does not answer");
         }
+        self.pause().await;
+    }
+
+    async fn pause(&mut self) {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
     }
@@ -167,14 +171,14 @@ async fn next_report(control: &mut Control, target: &str) -> Result<Option<NodeR
     if status == 204 { Ok(None) } else { Ok(Some(serde_json::from_slice(&body)?)) }
 }
 
-async fn fetch_records(node: NodeId, mut control: Control, records: RecordSink) {
+async fn fetch_records(mut control: Control, records: RecordSink) {
     let mut patience = Patience::new();
     let mut taken = 0;
     loop {
         let target = format!("{RECORDS_PATH}?taken={taken}");
         match next_batch(&mut control, &target).await {
             Ok(batch) => {
-                patience.answered(&node);
+                patience = Patience::new();
                 let Some(batch) = batch else { continue };
                 taken = batch.number;
                 for record in batch.records {
@@ -184,7 +188,8 @@ async fn fetch_records(node: NodeId, mut control: Control, records: RecordSink) 
                     }
                 }
             }
-            Err(error) => patience.silent(&node, &error).await,
+            // That it does not answer is said where its reports are asked for.
+            Err(_) => patience.pause().await,
         }
     }
 }

@@ -117,6 +117,27 @@ pub struct FunctionSpec {
 }
 
 impl FunctionSpec {
+    /// A function of `image` as Fn makes it where nothing more is said: `http-stream`, 128 MiB, 30 s for a call and for
+    /// idle containers, no config. App and function go by the names `app` and `function`.
+    pub fn with_defaults(id: FunctionId, app_id: AppId, image: impl Into<String>) -> Self {
+        Self {
+            id,
+            name: "function".to_owned(),
+            app_id,
+            app_name: "app".to_owned(),
+            image: image.into(),
+            image_digest: None,
+            format: Format::default(),
+            memory_mib: 128,
+            cpu_millis: None,
+            tmpfs_mib: None,
+            timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
+            config: BTreeMap::new(),
+            syslog_url: None,
+        }
+    }
+
     /// The revision of this spec. O(size of the spec); compute once and keep.
     pub fn revision(&self) -> Revision {
         let text = serde_json::to_vec(self).expect("a spec always serializes: its map keys are strings");

@@ -28,7 +28,7 @@ pub enum BindError {
         address: SocketAddr,
     },
     /// Anything else.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}; give an address of this machine and a port that you may use")]
     Other {
         /// The address.
         address: SocketAddr,
@@ -55,6 +55,11 @@ pub enum Drained {
         /// Connections cut.
         connections: usize,
     },
+}
+
+/// One worker a core.
+pub fn workers_default() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Binds one socket per worker to the same address. Port 0 takes a free one.

@@ -71,31 +71,17 @@ impl KnownFunctions {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::time::Duration;
-
-    use kiln_shared::function::{Format, FunctionSpec};
+    use kiln_shared::function::FunctionSpec;
     use kiln_shared::ids::AppId;
 
     use super::*;
 
     fn function(number: usize) -> Function {
-        Function::new(FunctionSpec {
-            id: format!("{number:026}").parse().expect("an id"),
-            name: "f".to_owned(),
-            app_id: AppId::generate(),
-            app_name: "a".to_owned(),
-            image: "example/f:1".to_owned(),
-            image_digest: None,
-            format: Format::HttpStream,
-            memory_mib: 128,
-            cpu_millis: None,
-            tmpfs_mib: None,
-            timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(30),
-            config: BTreeMap::new(),
-            syslog_url: None,
-        })
+        Function::new(FunctionSpec::with_defaults(
+            format!("{number:026}").parse().expect("an id"),
+            AppId::generate(),
+            "example/f:1",
+        ))
     }
 
     #[test]

@@ -7,7 +7,8 @@ use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::CallResponse;
 use tokio::sync::mpsc;
 
-use crate::support::{Reply, TestEdge, WAIT, answer, fed};
+use crate::fed::fed;
+use crate::support::{Reply, TestEdge, WAIT, answer};
 
 /// An edge whose node gives this answer to the first call, and an empty one after.
 async fn answering_once(response: CallResponse) -> TestEdge {
@@ -65,7 +66,7 @@ async fn a_type_or_coding_that_the_function_names_is_left_alone() {
 #[tokio::test]
 async fn a_stream_flows_piece_by_piece_whether_its_type_is_named_or_told() {
     for (headers, is_named) in [(&[("Content-Type", "text/x")][..], true), (&[][..], false)] {
-        let (pieces, body) = fed(None);
+        let (pieces, body) = fed(None, 16);
         let edge = answering_once(answer(200, headers, body)).await;
         let mut client = edge.connect().await;
         client.send("GET /t/demo/hello HTTP/1.1\r\nHost: h\r\n\r\n").await;
@@ -94,7 +95,7 @@ async fn a_body_that_breaks_before_its_first_byte_is_a_failure() {
             "error receiving function response",
         ),
     ] {
-        let (pieces, body) = fed(None);
+        let (pieces, body) = fed(None, 16);
         let edge = answering_once(answer(200, &[], body)).await;
         pieces.send(Err(error)).await.expect("is read");
         let reply = edge.request("GET", "/t/demo/hello").await;
@@ -106,7 +107,7 @@ async fn a_body_that_breaks_before_its_first_byte_is_a_failure() {
 #[tokio::test]
 async fn a_body_that_breaks_later_never_ends_as_if_it_were_whole() {
     for headers in [&[("Content-Type", "text/x")][..], &[][..]] {
-        let (pieces, body) = fed(None);
+        let (pieces, body) = fed(None, 16);
         let edge = answering_once(answer(200, headers, body)).await;
         pieces.send(Ok(Bytes::from_static(b"first"))).await.expect("is read");
         pieces.send(Err(BodyError::DeadlineExceeded)).await.expect("is read");
@@ -132,7 +133,7 @@ async fn answers_that_have_no_body_are_read_to_their_end_and_leave_the_connectio
         ("HEAD", 204, Some("text/x"), None),
         ("HEAD", 404, Some("text/x"), Some("200")),
     ] {
-        let (pieces, body) = fed(None);
+        let (pieces, body) = fed(None, 16);
         let edge = answering_once(answer(status, &[("Content-Type", "text/x"), ("ETag", "e")], body)).await;
         let feeding = tokio::spawn(feed_to_the_end(pieces));
         let mut client = edge.connect().await;

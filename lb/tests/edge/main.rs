@@ -1,5 +1,8 @@
 //! The edge from outside: bytes on a socket in, bytes out, and what reaches a node in between.
 
+#[path = "../support/fed.rs"]
+mod fed;
+
 mod answers;
 mod framing;
 mod http2;

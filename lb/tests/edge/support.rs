@@ -1,20 +1,17 @@
 //! An edge on a free port, with one app, function and trigger, before a node that a test scripts.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body::Frame;
 use kiln_api::{ApiState, Catalog};
 use kiln_lb::edge::{Edge, EdgeConfig};
 use kiln_lb::fleet::{Address, Fleet, LivenessPolicy, NodeConfig};
 use kiln_lb::forward::Forwarder;
 use kiln_lb::route::follow;
-use kiln_shared::body::{Body, BodyError};
+use kiln_shared::body::Body;
 use kiln_shared::call::{CallError, CallFuture, CallHop, CallRequest, CallResponse, Failure, Stages};
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::NodeId;
@@ -24,7 +21,6 @@ use kiln_shared::report::NodeReport;
 use kiln_shared::telemetry::{MetricsHandle, start_metrics};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything; well below the edge's own idle limit.
@@ -81,26 +77,6 @@ pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: Body) -> CallR
         block.push(name.as_bytes(), value.as_bytes()).expect("a valid header");
     }
     CallResponse { status, headers: block, body, stages: Stages::default() }
-}
-
-/// A body that the test feeds piece by piece; it ends when the sender is dropped.
-pub(crate) fn fed(length: Option<u64>) -> (mpsc::Sender<Result<Bytes, BodyError>>, Body) {
-    let (sender, receiver) = mpsc::channel(16);
-    (sender, Body::Stream { stream: Box::pin(Fed(receiver)), length })
-}
-
-struct Fed(mpsc::Receiver<Result<Bytes, BodyError>>);
-
-impl http_body::Body for Fed {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
-    }
 }
 
 /// The edge under test. The function is called at `/t/demo/hello`, `/t/demo` and [`TestEdge::invoke_path`].

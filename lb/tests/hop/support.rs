@@ -16,7 +16,7 @@ use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::{
     CallError, CallFuture, CallHop, CallKind, CallMode, CallRequest, CallResponse, Refusal, Stages,
 };
-use kiln_shared::function::{Format, Function, FunctionSpec};
+use kiln_shared::function::{Function, FunctionSpec};
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId};
 use kiln_shared::listen::{Workers, bind};
@@ -26,6 +26,8 @@ use kiln_shared::telemetry::{MetricsHandle, start_metrics};
 use kiln_shared::token::Token;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+use crate::fed::fed;
 
 /// Longer than anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -159,20 +161,8 @@ pub(crate) async fn call(hop: &dyn CallHop, request: Box<CallRequest>) -> Result
 
 pub(crate) fn request(body: Body) -> Box<CallRequest> {
     let spec = FunctionSpec {
-        id: FunctionId::generate(),
-        name: "f".to_owned(),
-        app_id: AppId::generate(),
-        app_name: "a".to_owned(),
-        image: "example/f:1".to_owned(),
-        image_digest: None,
-        format: Format::HttpStream,
-        memory_mib: 128,
-        cpu_millis: None,
-        tmpfs_mib: None,
-        timeout: Duration::from_secs(30),
-        idle_timeout: Duration::from_secs(30),
         config: BTreeMap::from([("KEY".to_owned(), "value".to_owned())]),
-        syslog_url: None,
+        ..FunctionSpec::with_defaults(FunctionId::generate(), AppId::generate(), "example/f:1")
     };
     let mut headers = HeaderBlock::new();
     headers.push_valid(b"Authorization", b"Bearer the-clients-own");
@@ -204,22 +194,7 @@ pub(crate) fn answer(status: u16, body: Body) -> CallResponse {
 
 /// A body whose pieces a test sends one by one. Dropping the sender ends it.
 pub(crate) fn piecewise() -> (mpsc::Sender<Result<Bytes, BodyError>>, Body) {
-    let (sender, receiver) = mpsc::channel(1);
-    (sender, Body::stream(Pieces(receiver)))
-}
-
-struct Pieces(mpsc::Receiver<Result<Bytes, BodyError>>);
-
-impl http_body::Body for Pieces {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(http_body::Frame::data)))
-    }
+    fed(None, 1)
 }
 
 pub(crate) fn a_record(text: &str) -> Record {

@@ -31,7 +31,7 @@ mod limits;
 pub mod pipe;
 mod protocol;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use limits::{Limits, LogBudget};
 

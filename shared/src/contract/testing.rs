@@ -1,8 +1,7 @@
 //! What the contract's tests share.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -14,20 +13,10 @@ use crate::ids::{AppId, CallId, FunctionId};
 
 pub(crate) fn function(format: Format) -> Function {
     Function::new(FunctionSpec {
-        id: FunctionId::generate(),
         name: "hello".to_owned(),
-        app_id: AppId::generate(),
         app_name: "demo".to_owned(),
-        image: "demo/hello:0.0.1".to_owned(),
-        image_digest: None,
         format,
-        memory_mib: 128,
-        cpu_millis: None,
-        tmpfs_mib: None,
-        timeout: Duration::from_secs(30),
-        idle_timeout: Duration::from_secs(30),
-        config: BTreeMap::new(),
-        syslog_url: None,
+        ..FunctionSpec::with_defaults(FunctionId::generate(), AppId::generate(), "demo/hello:0.0.1")
     })
 }
 

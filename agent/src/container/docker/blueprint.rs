@@ -135,32 +135,15 @@ fn ulimits(config: &DockerConfig) -> Vec<ResourcesUlimits> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Arc;
-    use std::time::Duration;
 
-    use kiln_shared::function::{Format, Function, FunctionSpec};
+    use kiln_shared::function::{Function, FunctionSpec};
     use kiln_shared::ids::{AppId, FunctionId, NodeId};
 
     use super::*;
 
     fn body(transport: Transport, change: impl FnOnce(&mut FunctionSpec)) -> ContainerCreateBody {
-        let mut spec = FunctionSpec {
-            id: FunctionId::generate(),
-            name: "f".to_owned(),
-            app_id: AppId::generate(),
-            app_name: "a".to_owned(),
-            image: "team/f:1".to_owned(),
-            image_digest: None,
-            format: Format::HttpStream,
-            memory_mib: 128,
-            cpu_millis: None,
-            tmpfs_mib: None,
-            timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(30),
-            config: BTreeMap::new(),
-            syslog_url: None,
-        };
+        let mut spec = FunctionSpec::with_defaults(FunctionId::generate(), AppId::generate(), "team/f:1");
         change(&mut spec);
         let plan = ContainerPlan {
             function: Arc::new(Function::new(spec)),

@@ -27,7 +27,7 @@ fn piece() -> Bytes {
 
 /// Most memory that the process has held so far, in bytes.
 fn peak_memory_bytes(kiln: &Kiln<'_>) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", kiln.child.id())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", kiln.process.child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
 }

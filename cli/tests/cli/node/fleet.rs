@@ -1,19 +1,15 @@
 //! `kiln-lb` and `kiln-agent` as processes, over the network of this machine, with real containers.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::images::example;
-use super::{Node, PATIENCE, address_in, eventually, id_of};
+use super::{Node, PATIENCE, Process, eventually, id_of};
 use crate::support::Home;
 
 /// A program of Kiln's beside `kiln`: the workspace's build puts them into one folder.
@@ -21,70 +17,6 @@ fn program(name: &str) -> Command {
     let path = assert_cmd::cargo::cargo_bin!("kiln").with_file_name(name);
     assert!(path.exists(), "{} is missing: build it with `cargo build --workspace`", path.display());
     Command::new(path)
-}
-
-/// A program that runs; killed when it is dropped.
-struct Process {
-    child: Child,
-    log: PathBuf,
-    address: String,
-}
-
-impl Process {
-    /// Starts it in `home` and waits until it says that it takes calls.
-    fn start(mut command: Command, home: &Home) -> Self {
-        let log = home.path().join("log");
-        command.args(["--log-format", "json", "--data-dir"]).arg(home.path().join("data"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
-        let mut process = Self { child: command.spawn().unwrap(), log, address: String::new() };
-        let deadline = Instant::now() + PATIENCE;
-        while process.address.is_empty() {
-            assert!(process.child.try_wait().unwrap().is_none(), "it ended:\n{}", process.log());
-            assert!(Instant::now() < deadline, "it takes no calls:\n{}", process.log());
-            if let Some(address) = address_in(&process.log()) {
-                process.address = address;
-            } else {
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-        }
-        process
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
-    }
-
-    /// Kills it, so that it can clear up nothing.
-    fn kill(mut self) {
-        self.signal(Signal::SIGKILL);
-        self.child.wait().unwrap();
-    }
-
-    /// Waits for its own end.
-    fn ended(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "it does not end:\n{}", self.log());
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.log());
-        }
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
 }
 
 /// Machines of a fleet with one secret.
@@ -207,7 +139,8 @@ async fn calls_of_a_killed_agent_fail_once_and_its_next_life_clears_up() {
         })
         .await;
         let left = fleet.nodes[0].function_containers();
-        agent.kill();
+        // Its drop kills it, so that it can clear up nothing.
+        drop(agent);
         left
     };
     let ((), left) = tokio::join!(cut, killed);

@@ -13,7 +13,7 @@ mod room;
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -46,29 +46,12 @@ impl Node {
 
     /// As [`Node::start`], with more options.
     fn start_with(&self, options: &[&str]) -> Kiln<'_> {
-        let log = self.home.path().join("kiln.log");
-        let mut command = self.home.process("start --port 0 --data-dir data --log-format json --memory-mib");
-        let child = command
-            .arg(self.memory_mib.to_string())
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
+        let mut command = self.home.process("start --port 0 --memory-mib");
+        command.arg(self.memory_mib.to_string()).args(options);
+        let process = Process::start(command, &self.home);
+        let url = format!("http://{}", process.address);
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        let mut kiln = Kiln { node: self, child, log, url: String::new(), client };
-        let deadline = Instant::now() + PATIENCE;
-        while kiln.url.is_empty() {
-            assert!(kiln.child.try_wait().unwrap().is_none(), "Kiln ended:\n{}", kiln.log());
-            assert!(Instant::now() < deadline, "Kiln takes no calls:\n{}", kiln.log());
-            if let Some(address) = address_in(&kiln.log()) {
-                kiln.url = format!("http://{address}");
-            } else {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-        kiln
+        Kiln { node: self, process, url, client }
     }
 
     /// The name on everything that its Kiln makes in the engine.
@@ -148,21 +131,74 @@ fn address_in(log: &str) -> Option<String> {
     })
 }
 
-/// A Kiln that runs on a node; killed when it is dropped.
-struct Kiln<'a> {
-    node: &'a Node,
+/// A program of Kiln's that takes calls; killed when it is dropped.
+struct Process {
     child: Child,
     log: PathBuf,
-    url: String,
-    client: Client,
+    address: String,
 }
 
-impl Kiln<'_> {
+impl Process {
+    /// Starts it with its data and its log in `home` and waits until it says that it takes calls.
+    fn start(mut command: Command, home: &Home) -> Self {
+        let log = home.path().join("kiln.log");
+        command.args(["--log-format", "json", "--data-dir"]).arg(home.path().join("data"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        let mut process = Self { child: command.spawn().unwrap(), log, address: String::new() };
+        let deadline = Instant::now() + PATIENCE;
+        while process.address.is_empty() {
+            assert!(process.child.try_wait().unwrap().is_none(), "it ended:\n{}", process.log());
+            assert!(Instant::now() < deadline, "it takes no calls:\n{}", process.log());
+            if let Some(address) = address_in(&process.log()) {
+                process.address = address;
+            } else {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        process
+    }
+
     /// What it has written so far.
     fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Waits for its own end.
+    fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// A Kiln that runs on a node.
+struct Kiln<'a> {
+    node: &'a Node,
+    process: Process,
+    url: String,
+    client: Client,
+}
+
+impl Kiln<'_> {
     /// Runs a command of the CLI against it, which must succeed; returns its standard output.
     fn cli(&self, line: &str) -> String {
         self.node.home.ok(&format!("{line} --api-url {}", self.url))
@@ -208,39 +244,18 @@ impl Kiln<'_> {
             .await;
     }
 
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
-    }
-
     /// Ends it as `kiln stop` does: by itself, and with nothing of it left in the engine.
     fn stop(mut self) {
-        self.signal(Signal::SIGTERM);
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "Kiln does not end:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        assert!(status.success(), "{status}:\n{}", self.log());
+        self.process.signal(Signal::SIGTERM);
+        let status = self.process.ended();
+        assert!(status.success(), "{status}:\n{}", self.process.log());
         let left =
             docker(&["ps", "--all", "--no-trunc", "--filter", &self.node.label(), "--format", "{{json .}}"]);
-        assert_eq!(left, "", "containers are left:\n{}", self.log());
+        assert_eq!(left, "", "containers are left:\n{}", self.process.log());
         assert_eq!(docker(&["network", "ls", "--quiet", "--filter", &self.node.label()]), "");
         let sockets = fs::read_dir(self.node.home.path().join("data/iofs")).unwrap();
         let sockets = sockets.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir());
         assert_eq!(sockets.count(), 0, "directories of sockets are left");
-    }
-}
-
-impl Drop for Kiln<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.log());
-        }
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 

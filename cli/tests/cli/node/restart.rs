@@ -39,7 +39,7 @@ async fn a_killed_kiln_leaves_nothing_that_its_next_life_does_not_clear_up() {
     let killed = async {
         kiln.runs(CALLS).await;
         let left = node.function_containers();
-        kiln.signal(Signal::SIGKILL);
+        kiln.process.signal(Signal::SIGKILL);
         left
     };
     let (_, left) = tokio::join!(calls, killed);
@@ -69,7 +69,7 @@ async fn a_kiln_that_is_stopped_lets_calls_end_and_takes_no_more() {
     };
     let stop = async {
         kiln.runs(1).await;
-        kiln.signal(Signal::SIGTERM);
+        kiln.process.signal(Signal::SIGTERM);
         eventually("no new client is served", async || {
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
             client.get(format!("{}/version", kiln.url)).send().await.is_err()
@@ -93,7 +93,7 @@ async fn a_kiln_that_is_stopped_cuts_calls_that_outlast_its_grace() {
     };
     let stop = async {
         kiln.runs(1).await;
-        kiln.signal(Signal::SIGTERM);
+        kiln.process.signal(Signal::SIGTERM);
     };
     let (succeeded, ()) = tokio::join!(call, stop);
     assert!(!succeeded);

@@ -5,33 +5,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::call::FailureKind;
+use crate::contract::testing::function;
 use crate::function::Format;
 use crate::http1::head::{HeadLimits, parse_request, parse_response};
-use crate::ids::{AppId, TriggerId};
-
-fn function() -> Arc<Function> {
-    Arc::new(Function::new(crate::function::FunctionSpec {
-        id: FunctionId::generate(),
-        name: "f".to_owned(),
-        app_id: AppId::generate(),
-        app_name: "a".to_owned(),
-        image: "example/f:1".to_owned(),
-        image_digest: None,
-        format: Format::HttpStream,
-        memory_mib: 128,
-        cpu_millis: None,
-        tmpfs_mib: None,
-        timeout: Duration::from_secs(30),
-        idle_timeout: Duration::from_secs(30),
-        config: std::collections::BTreeMap::new(),
-        syslog_url: None,
-    }))
-}
+use crate::ids::TriggerId;
 
 fn request(headers: HeaderBlock) -> CallRequest {
     CallRequest {
         id: CallId::generate(),
-        function: function(),
+        function: Arc::new(function(Format::HttpStream)),
         kind: CallKind::Trigger(TriggerId::generate()),
         mode: CallMode::Detached,
         method: http::Method::PUT,
