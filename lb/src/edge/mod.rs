@@ -1,7 +1,7 @@
 //! The edge: one request from its head to its answer.
 //!
 //! Owns the phases of a call: route, guard, place, forward. Everything that is no call goes to the API, off the
-//! hot path. No database and no lock is touched for a call.
+//! hot path. No database is touched for a call, and no lock that another thread could hold.
 
 mod answer;
 mod api;
