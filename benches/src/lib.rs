@@ -14,7 +14,7 @@ use kiln_shared::call::{CallKind, CallMode, CallRequest};
 use kiln_shared::function::{Format, Function, FunctionSpec, Revision};
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::{CallId, FunctionId, NodeId};
-use kiln_shared::report::{FunctionReport, NodeReport};
+use kiln_shared::report::{FunctionReport, NodeReport, ReportScope};
 use nix::time::ClockId;
 
 /// A prime, so that stepping by it visits the elements of any list in an order that no cache foresees.
@@ -145,6 +145,7 @@ pub fn report(number: usize) -> NodeReport {
         node: node_id(number),
         epoch: 1,
         sequence: 1,
+        scope: ReportScope::Whole,
         draining: false,
         memory_total_mib: 65_536,
         memory_committed_mib: 32_768,
@@ -153,6 +154,8 @@ pub fn report(number: usize) -> NodeReport {
         cpu_committed_millis: 0,
         calls: 0,
         functions: Vec::new(),
+        gone: Vec::new(),
+        images: Some(Arc::default()),
     }
 }
 

@@ -14,7 +14,7 @@ use kiln_shared::call::Failure;
 use kiln_shared::contract::environment::environment;
 use kiln_shared::function::Format;
 use kiln_shared::ids::NodeId;
-use kiln_shared::report::{FunctionReport, NodeReport};
+use kiln_shared::report::{FunctionReport, NodeReport, ReportScope};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +74,7 @@ impl Starter {
             node: node.clone(),
             epoch: jiff::Timestamp::now().as_millisecond() as u64,
             sequence: 0,
+            scope: ReportScope::Whole,
             draining: false,
             memory_total_mib: total.memory_mib,
             memory_committed_mib: 0,
@@ -82,6 +83,8 @@ impl Starter {
             cpu_committed_millis: 0,
             calls: 0,
             functions: Vec::new(),
+            gone: Vec::new(),
+            images: Some(Arc::default()),
         };
         let report = watch::Sender::new(Arc::new(first));
         let reports = report.clone();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kiln_shared::function::Revision;
 use kiln_shared::ids::{FunctionId, NodeId};
-use kiln_shared::report::{FunctionReport, NodeReport};
+use kiln_shared::report::{FunctionReport, NodeReport, ReportScope};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::membership::{Fleet, LivenessPolicy, NodeConfig};
@@ -41,6 +41,7 @@ pub(super) fn report(number: usize) -> NodeReport {
         node: node_id(number),
         epoch: 1,
         sequence: 1,
+        scope: ReportScope::Whole,
         draining: false,
         memory_total_mib: MEMORY_MIB,
         memory_committed_mib: 0,
@@ -49,6 +50,8 @@ pub(super) fn report(number: usize) -> NodeReport {
         cpu_committed_millis: 0,
         calls: 0,
         functions: Vec::new(),
+        gone: Vec::new(),
+        images: Some(Arc::default()),
     }
 }
 

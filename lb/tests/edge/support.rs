@@ -17,7 +17,7 @@ use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::NodeId;
 use kiln_shared::listen::{Workers, bind};
 use kiln_shared::model::{AppInput, FunctionInput, TriggerInput};
-use kiln_shared::report::NodeReport;
+use kiln_shared::report::{NodeReport, ReportScope};
 use kiln_shared::telemetry::{MetricsHandle, start_metrics};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -255,6 +255,7 @@ fn one_node() -> Fleet {
         node: id,
         epoch: 1,
         sequence: 1,
+        scope: ReportScope::Whole,
         draining: false,
         memory_total_mib: 8192,
         memory_committed_mib: 0,
@@ -263,6 +264,8 @@ fn one_node() -> Fleet {
         cpu_committed_millis: 0,
         calls: 0,
         functions: Vec::new(),
+        gone: Vec::new(),
+        images: Some(Arc::default()),
     };
     fleet.apply([&report], now);
     fleet

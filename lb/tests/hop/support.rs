@@ -21,7 +21,7 @@ use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId};
 use kiln_shared::listen::{Workers, bind};
 use kiln_shared::record::{Record, RecordSink};
-use kiln_shared::report::NodeReport;
+use kiln_shared::report::{NodeReport, ReportScope};
 use kiln_shared::telemetry::{MetricsHandle, start_metrics};
 use kiln_shared::token::Token;
 use tokio::sync::{mpsc, watch};
@@ -109,6 +109,7 @@ pub(crate) fn report(sequence: u64) -> NodeReport {
         node: NodeId::new("scripted"),
         epoch: 1,
         sequence,
+        scope: ReportScope::Whole,
         draining: false,
         memory_total_mib: 8192,
         memory_committed_mib: 0,
@@ -117,6 +118,8 @@ pub(crate) fn report(sequence: u64) -> NodeReport {
         cpu_committed_millis: 0,
         calls: 0,
         functions: Vec::new(),
+        gone: Vec::new(),
+        images: Some(Arc::default()),
     }
 }
 
