@@ -1,7 +1,7 @@
 //! What a node tells every balancer about itself.
 //!
 //! A report is whole, or it is what has changed since the report before it: its numbers are always whole, its lists of
-//! functions and images are one or the other. Sequences tell which report follows which.
+//! functions and images are one or the other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,8 +17,11 @@ use crate::ids::{FunctionId, NodeId};
 pub enum ReportScope {
     /// What is not in the lists is not on the node.
     Whole,
-    /// What is not in the lists is as it was in the report with the sequence before this one.
-    Changes,
+    /// What is not in the lists is as it was in the report with that sequence.
+    Changes {
+        /// The sequence of the report that these changes follow.
+        since: u64,
+    },
 }
 
 /// A node's state at one moment.
@@ -85,7 +88,7 @@ impl NodeReport {
         gone.sort_unstable();
         Self {
             node: self.node.clone(),
-            scope: ReportScope::Changes,
+            scope: ReportScope::Changes { since: known.sequence },
             functions,
             gone,
             images: self.images.clone().filter(|_| self.images != known.images),
@@ -95,10 +98,11 @@ impl NodeReport {
 
     /// Brings a whole report up to date with the changes that follow it.
     ///
-    /// Returns false and changes nothing if `changes` does not follow: another life, or a sequence that is not the
-    /// next one.
+    /// Returns false and changes nothing if `changes` does not follow: it is of another life, follows another report,
+    /// or is none of changes.
     pub fn apply(&mut self, changes: &Self) -> bool {
-        if changes.epoch != self.epoch || changes.sequence != self.sequence + 1 {
+        let follows = changes.scope == ReportScope::Changes { since: self.sequence };
+        if changes.epoch != self.epoch || !follows {
             return false;
         }
         let mut functions: HashMap<_, _> = self.functions.iter().map(|f| ((f.id, f.revision), *f)).collect();
@@ -166,7 +170,7 @@ mod tests {
             before in functions(), after in functions(), images in prop::collection::vec("[a-c]", 0..3),
         ) {
             let mut known = whole(7, before, vec!["a".to_owned()]);
-            let next = whole(8, after, images);
+            let next = whole(12, after, images);
             let changes = next.changes_since(&known);
             let sent: NodeReport = serde_json::from_slice(&serde_json::to_vec(&changes).unwrap()).unwrap();
             prop_assert!(known.apply(&sent));
@@ -177,17 +181,20 @@ mod tests {
     #[test]
     fn what_has_not_changed_is_not_said_again() {
         let known = whole(7, Vec::new(), vec!["a".to_owned()]);
-        let changes = whole(8, Vec::new(), vec!["a".to_owned()]).changes_since(&known);
-        assert_eq!((changes.scope, changes.images), (ReportScope::Changes, None));
+        let changes = whole(9, Vec::new(), vec!["a".to_owned()]).changes_since(&known);
+        assert_eq!((changes.scope, changes.images), (ReportScope::Changes { since: 7 }, None));
     }
 
     #[test]
     fn changes_of_another_moment_or_life_do_not_follow() {
         let mut known = whole(7, Vec::new(), Vec::new());
         let unchanged = known.clone();
-        for (epoch, sequence) in [(1, 7), (1, 9), (2, 8)] {
-            let changes = NodeReport { epoch, sequence, ..unchanged.changes_since(&unchanged) };
-            assert!(!known.apply(&changes), "{epoch}.{sequence}");
+        let scopes = [6, 8].map(|since| ReportScope::Changes { since });
+        for (epoch, scope) in
+            [(1, scopes[0]), (1, scopes[1]), (2, ReportScope::Changes { since: 7 }), (1, ReportScope::Whole)]
+        {
+            let changes = NodeReport { epoch, scope, sequence: 10, ..unchanged.changes_since(&unchanged) };
+            assert!(!known.apply(&changes), "{epoch} {scope:?}");
         }
         assert_eq!(known, unchanged);
     }
