@@ -4,6 +4,7 @@ mod call;
 pub mod capacity;
 pub mod container;
 pub mod image;
+pub mod link;
 mod logs;
 pub mod node;
 pub mod serve;

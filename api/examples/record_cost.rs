@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (sink, records) = RecordSink::bounded(8192);
     let stop = CancellationToken::new();
     let mut writers = JoinSet::new();
-    writers.spawn(RecordWriter::new(catalog.clone(), Retention::default()).run(records, stop.clone()));
+    writers.spawn(RecordWriter::new(catalog.clone(), Retention::default()).0.run(records, stop.clone()));
     let functions: Vec<FunctionId> = (0..functions).map(|_| FunctionId::generate()).collect();
     let text = "x".repeat(log_bytes as usize);
     let (begin, cpu_begin, mut sent) = (Instant::now(), cpu_time(), 0_u64);

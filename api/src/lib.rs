@@ -10,6 +10,6 @@ mod rest;
 mod store;
 
 pub use catalog::Catalog;
-pub use records::RecordWriter;
+pub use records::{RecordWriter, StoredBatches};
 pub use rest::{ApiState, FN_API_VERSION, router};
 pub use store::{After, Change, Changes, OpenError, Page, Retention, Snapshot, StoreError};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kiln_shared::ids::CallId;
 use kiln_shared::record::{LogChunk, Record};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::Catalog;
@@ -26,31 +26,72 @@ const TRIES_MAX: u32 = 4;
 /// Pause after a failed try; doubles with each.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
+/// Batches that may wait to be stored.
+const BATCHES_WAITING_MAX: usize = 64;
+
+/// Records that wait elsewhere until they are stored.
+#[derive(Debug)]
+struct Batch {
+    records: Vec<Record>,
+    stored: oneshot::Sender<()>,
+}
+
+/// The way to the store for batches whose sender keeps them until they are stored. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StoredBatches {
+    batches: mpsc::Sender<Batch>,
+}
+
+impl StoredBatches {
+    /// True when the records are stored; false if the store does not take them.
+    pub async fn store(&self, records: Vec<Record>) -> bool {
+        let (stored, told) = oneshot::channel();
+        self.batches.send(Batch { records, stored }).await.is_ok() && told.await.is_ok()
+    }
+}
+
 /// Stores what arrives, within bounds.
 #[derive(Debug)]
 pub struct RecordWriter {
     catalog: Catalog,
     retention: Retention,
     budget: LogBudget,
+    batches: mpsc::Receiver<Batch>,
 }
 
 impl RecordWriter {
-    /// A writer to the catalog's database. Only one should run.
-    pub fn new(catalog: Catalog, retention: Retention) -> Self {
-        Self { catalog, retention, budget: LogBudget::new(retention.call_log_bytes_max) }
+    /// A writer to the catalog's database, and the way to it for batches. Only one should run.
+    pub fn new(catalog: Catalog, retention: Retention) -> (Self, StoredBatches) {
+        let (sender, batches) = mpsc::channel(BATCHES_WAITING_MAX);
+        let budget = LogBudget::new(retention.call_log_bytes_max);
+        (Self { catalog, retention, budget, batches }, StoredBatches { batches: sender })
     }
 
-    /// Stores records until all sinks are gone, or until `stop`, when what was sent so far is still stored.
+    /// Stores records until all ways to it are gone, or until `stop`, when what was sent so far is still stored.
     pub async fn run(mut self, mut records: mpsc::Receiver<Record>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        let (mut records_come, mut batches_come, mut stopped) = (true, true, false);
         loop {
             tokio::select! {
-                // Cancel-safe: nothing is taken from the channel unless it completes.
-                count = records.recv_many(&mut batch, BATCH_MAX) => if count == 0 { return },
-                () = stop.cancelled(), if !records.is_closed() => {
-                    records.close();
+                // Cancel-safe: nothing is taken from a channel unless it completes.
+                count = records.recv_many(&mut batch, BATCH_MAX), if records_come => if count == 0 {
+                    records_come = false;
+                    continue;
+                },
+                next = self.batches.recv(), if batches_come => {
+                    match next {
+                        Some(batch) => self.store_batch(batch).await,
+                        None => batches_come = false,
+                    }
                     continue;
                 }
+                () = stop.cancelled(), if !stopped => {
+                    stopped = true;
+                    records.close();
+                    self.batches.close();
+                    continue;
+                }
+                else => return,
             }
             collect(&mut records, batch.len(), &stop).await;
             while batch.len() < BATCH_MAX {
@@ -63,12 +104,23 @@ impl RecordWriter {
         }
     }
 
+    /// Stores a batch whose sender has it still. If that goes wrong the sender is told by the end of its channel.
+    async fn store_batch(&mut self, Batch { mut records, stored }: Batch) {
+        self.budget.admit_all(&mut records);
+        match self.append(&records).await {
+            // A sender that is gone sends the batch to another balancer: calls are stored once all the same.
+            Ok(()) => drop(stored.send(())),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                records = records.len(),
+                "call records are not stored yet; their agent keeps them"
+            ),
+        }
+    }
+
     /// Stores and empties a batch, or drops and counts it after some tries.
     async fn store(&mut self, batch: &mut Vec<Record>, tries_max: u32) {
-        batch.retain_mut(|record| match record {
-            Record::Call(_) => true,
-            Record::Log(chunk) => self.budget.admit(chunk),
-        });
+        self.budget.admit_all(batch);
         let mut pause = RETRY_PAUSE;
         for attempt in 1..=tries_max {
             match self.append(batch).await {
@@ -138,6 +190,14 @@ impl LogBudget {
 
     fn new(call_bytes_max: usize) -> Self {
         Self { call_bytes_max, recent: HashMap::new(), older: HashMap::new() }
+    }
+
+    /// Cuts the logs among the records to what their calls may still write.
+    fn admit_all(&mut self, records: &mut Vec<Record>) {
+        records.retain_mut(|record| match record {
+            Record::Call(_) => true,
+            Record::Log(chunk) => self.admit(chunk),
+        });
     }
 
     /// Cuts the piece to what its call may still write; false if that is nothing.

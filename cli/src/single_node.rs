@@ -51,7 +51,7 @@ pub async fn run(
     stop.cancelled().await;
     tracing::info!("stopping: calls under way may end");
     let agent_ends = async {
-        if tokio::time::timeout(grace, agent.drain()).await.is_err() {
+        if tokio::time::timeout(grace, agent.finish()).await.is_err() {
             tracing::warn!("calls that did not end in time are cut");
         }
         agent.close().await;

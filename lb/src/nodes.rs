@@ -1,200 +1,272 @@
-//! News of the nodes: asks remote agents how they are, fetches their call records, and keeps the [`Fleet`] current.
+//! News of the nodes: who has come, how they are, who is gone. Keeps the [`Fleet`] current.
 //!
-//! Owns the fleet once calls are served. One task a node and kind of news; a node that does not answer is asked again
-//! with a growing pause, and its silence is what takes it out of placement.
+//! Owns the fleet once calls are served, and which link speaks for which node. One task does it all, so that news are
+//! taken in the order in which they came. Invariant: of two links with one name, one speaks.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use kiln_shared::ids::NodeId;
-use kiln_shared::link::{BEAT, RECORDS_PATH, REPORT_PATH, RecordBatch};
-use kiln_shared::record::RecordSink;
+use kiln_shared::link::BEAT;
+use kiln_shared::link::message::{BalancerMessage, CallsAt, Command, Hello, Refused};
 use kiln_shared::report::NodeReport;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fleet::Fleet;
-use crate::forward::{Control, ControlError};
+use crate::fleet::{Address, Fleet, NodeConfig, Weight};
 
 /// News that may wait to be applied.
 const NEWS_WAITING_MAX: usize = 1024;
 /// How often silence is looked for.
-const TICK: Duration = Duration::from_secs(1);
-/// An agent that has not answered by now has missed its beat.
-const ANSWER_TIMEOUT: Duration = BEAT.saturating_mul(2);
-/// Pause after a question without an answer; doubles up to [`RETRY_PAUSE_MAX`].
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
-/// Longest report: some 100,000 functions on a node.
-const REPORT_BYTES_MAX: usize = 16 << 20;
-/// Longest batch of records, logs included.
-const RECORDS_BYTES_MAX: usize = 64 << 20;
+const TICK: Duration = Duration::from_millis(50);
+/// Messages that may wait for an agent; one that does not take them is told nothing more.
+const WANTED_WAITING_MAX: usize = 64;
+/// A link that was silent for this long makes room for another one of the same name.
+const SILENT: Duration = BEAT.saturating_mul(3);
 
-/// What is learned of a node.
+/// What one link has to say.
 #[derive(Debug)]
-enum News {
-    Report(Arc<NodeReport>),
-    /// It is there and nothing changed.
-    Heard(NodeId),
+pub(crate) enum News {
+    /// How the node is.
+    Report(Box<NodeReport>),
+    /// It is there and has nothing new.
+    Heard,
+    /// It has stopped, on its own word.
+    Left,
+    /// The link broke.
+    Lost,
 }
 
-/// Keeps a fleet current. Dropping it changes nothing: its tasks end with their token.
-#[derive(Debug)]
+/// Why a node cannot be told something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TellError {
+    /// There is no node of this name.
+    #[error("there is no node called {0}; `kiln nodes` lists them")]
+    Unknown(NodeId),
+    /// There is no link to it, or it does not read.
+    #[error("{0} is not connected to this balancer; try again when `kiln nodes` shows it up")]
+    Away(NodeId),
+}
+
+enum Request {
+    Local(Arc<NodeReport>),
+    Join { hello: Box<Hello>, remote: SocketAddr, answer: oneshot::Sender<Result<Joined, Refused>> },
+    News { node: NodeId, link: u64, news: News },
+    Tell { node: NodeId, command: Command, answer: oneshot::Sender<Result<(), TellError>> },
+}
+
+/// The way of news to the fleet. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Nodes {
-    news: mpsc::Sender<News>,
+    requests: mpsc::Sender<Request>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
+impl std::fmt::Debug for Request {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Request")
+    }
+}
+
+/// A link that speaks for a node.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    node: NodeId,
+    link: u64,
+    requests: mpsc::Sender<Request>,
+    /// What the agent is to be told. Ends when another link takes this one's place.
+    pub(crate) wanted: mpsc::Receiver<BalancerMessage>,
+}
+
+impl Joined {
+    /// Passes on what the agent said.
+    ///
+    /// # Errors
+    /// It makes no sense; the agent is to be turned away.
+    pub(crate) async fn tell(&self, news: News) -> Result<(), Refused> {
+        if let News::Report(report) = &news {
+            check(report, &self.node)?;
+        }
+        // The keeper ends last of all, with the process.
+        drop(self.requests.send(Request::News { node: self.node.clone(), link: self.link, news }).await);
+        Ok(())
+    }
+}
+
 impl Nodes {
-    /// Takes the fleet over. Everything that runs for it is counted by `tasks` and ends with `stop`.
+    /// Keeps `fleet` from now on, until `stop`.
     pub fn keep(fleet: Fleet, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
-        let (news, receiver) = mpsc::channel(NEWS_WAITING_MAX);
-        tasks.spawn(keep(fleet, receiver, stop.clone()));
-        Self { news, tasks: tasks.clone(), stop: stop.clone() }
+        let (requests, waiting) = mpsc::channel(NEWS_WAITING_MAX);
+        let keeper = Keeper { fleet, links: HashMap::new(), next_link: 0, requests: requests.downgrade() };
+        tasks.spawn(keeper.run(waiting, stop.clone()));
+        Self { requests, tasks: tasks.clone(), stop: stop.clone() }
     }
 
     /// Follows the agent of this process.
     pub fn follow_local(&self, mut reports: watch::Receiver<Arc<NodeReport>>) {
         reports.mark_changed();
-        let (news, stop) = (self.news.clone(), self.stop.clone());
+        let (requests, stop) = (self.requests.clone(), self.stop.clone());
         self.tasks.spawn(stop.run_until_cancelled_owned(async move {
             while reports.changed().await.is_ok() {
                 let report = Arc::clone(&reports.borrow_and_update());
-                if news.send(News::Report(report)).await.is_err() {
+                if requests.send(Request::Local(report)).await.is_err() {
                     return;
                 }
             }
         }));
     }
 
-    /// Follows the agent that `control` reaches, under the name by which the fleet knows it, and hands its call
-    /// records to `records`.
-    pub fn follow_remote(&self, node: &NodeId, control: &Control, records: RecordSink) {
-        let report = follow_report(node.clone(), control.clone(), self.news.clone());
-        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(report));
-        let fetch = fetch_records(control.clone(), records);
-        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(fetch));
+    /// Lets a link speak for the node of this hello.
+    ///
+    /// # Errors
+    /// Another one does.
+    pub(crate) async fn join(&self, hello: Hello, remote: SocketAddr) -> Result<Joined, Refused> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Join { hello: Box::new(hello), remote, answer };
+        let stopping = || Refused::Absurd { what: "this balancer stops".to_owned() };
+        self.requests.send(request).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?
+    }
+
+    /// Has a node do something. It is on its way then, not done: the node's reports show what came of it.
+    ///
+    /// # Errors
+    /// The node is not known, or not linked.
+    pub async fn tell(&self, node: &NodeId, command: Command) -> Result<(), TellError> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Tell { node: node.clone(), command, answer };
+        let away = || TellError::Away(node.clone());
+        self.requests.send(request).await.map_err(|_| away())?;
+        answered.await.map_err(|_| away())?
     }
 }
 
-async fn keep(mut fleet: Fleet, mut news: mpsc::Receiver<News>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(TICK);
-    let mut batch = Vec::new();
-    loop {
-        // All arms are cancel-safe: nothing is taken from the channel unless it completes.
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => fleet.tick(Instant::now()),
-            count = news.recv_many(&mut batch, NEWS_WAITING_MAX) => {
-                if count == 0 {
-                    return;
-                }
-                let now = Instant::now();
-                fleet.apply(batch.iter().filter_map(News::report), now);
-                for heard in batch.drain(..) {
-                    if let News::Heard(node) = heard {
-                        fleet.heard(&node, now);
-                    }
-                }
-            }
-        }
-    }
+/// The link that speaks for a node.
+#[derive(Debug)]
+struct Link {
+    number: u64,
+    epoch: u64,
+    remote: SocketAddr,
+    heard_at: Instant,
+    wanted: mpsc::Sender<BalancerMessage>,
 }
 
-impl News {
-    fn report(&self) -> Option<&NodeReport> {
-        match self {
-            Self::Report(report) => Some(report),
-            Self::Heard(_) => None,
-        }
-    }
+#[derive(Debug)]
+struct Keeper {
+    fleet: Fleet,
+    links: HashMap<NodeId, Link>,
+    next_link: u64,
+    requests: mpsc::WeakSender<Request>,
 }
 
-/// Pauses that grow while a node does not answer; says so once.
-struct Patience {
-    pause: Duration,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Self { pause: RETRY_PAUSE }
-    }
-
-    fn answered(&mut self, node: &NodeId) {
-        if self.pause > RETRY_PAUSE {
-            tracing::info!(%node, "a node answers again");
-        }
-        self.pause = RETRY_PAUSE;
-    }
-
-    async fn silent(&mut self, node: &NodeId, error: &ControlError) {
-        if self.pause == RETRY_PAUSE {
-            tracing::warn!(%node, error = error as &dyn std::error::Error, "a node does not answer");
-        }
-        self.pause().await;
-    }
-
-    async fn pause(&mut self) {
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
-    }
-}
-
-async fn follow_report(node: NodeId, mut control: Control, news: mpsc::Sender<News>) {
-    let mut patience = Patience::new();
-    let mut target = REPORT_PATH.to_owned();
-    loop {
-        let learned = match next_report(&mut control, &target).await {
-            Ok(Some(report)) => {
-                target = format!("{REPORT_PATH}?after={}.{}", report.epoch, report.sequence);
-                // The fleet's list says what this node is called here.
-                News::Report(Arc::new(NodeReport { node: node.clone(), ..report }))
-            }
-            Ok(None) => News::Heard(node.clone()),
-            Err(error) => {
-                patience.silent(&node, &error).await;
-                continue;
-            }
-        };
-        patience.answered(&node);
-        if news.send(learned).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn next_report(control: &mut Control, target: &str) -> Result<Option<NodeReport>, ControlError> {
-    let (status, body) = control.ask("GET", target, Bytes::new(), ANSWER_TIMEOUT, REPORT_BYTES_MAX).await?;
-    if status == 204 { Ok(None) } else { Ok(Some(serde_json::from_slice(&body)?)) }
-}
-
-async fn fetch_records(mut control: Control, records: RecordSink) {
-    let mut patience = Patience::new();
-    let mut taken = 0;
-    loop {
-        let target = format!("{RECORDS_PATH}?taken={taken}");
-        match next_batch(&mut control, &target).await {
-            Ok(batch) => {
-                patience = Patience::new();
-                let Some(batch) = batch else { continue };
-                taken = batch.number;
-                for record in batch.records {
-                    // A store that is slow slows this node's records, not its calls.
-                    if !records.deliver(record).await {
+impl Keeper {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Request>, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::new();
+        loop {
+            // All arms are cancel-safe: nothing is taken from the channel unless it completes.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => self.fleet.tick(now()),
+                count = waiting.recv_many(&mut batch, NEWS_WAITING_MAX) => {
+                    if count == 0 {
                         return;
                     }
+                    let now = now();
+                    for request in batch.drain(..) {
+                        self.take(request, now);
+                    }
                 }
             }
-            // That it does not answer is said where its reports are asked for.
-            Err(_) => patience.pause().await,
+        }
+    }
+
+    fn take(&mut self, request: Request, now: Instant) {
+        match request {
+            Request::Local(report) => {
+                self.fleet.apply([&*report], now);
+            }
+            // One that does not wait for the answer any more has broken off.
+            Request::Join { hello, remote, answer } => drop(answer.send(self.join(*hello, remote, now))),
+            Request::News { node, link, news } => self.news(&node, link, news, now),
+            Request::Tell { node, command, answer } => drop(answer.send(self.tell(&node, command))),
+        }
+    }
+
+    fn join(&mut self, hello: Hello, remote: SocketAddr, now: Instant) -> Result<Joined, Refused> {
+        let Hello { node, epoch, calls_at, zone, weight, version, .. } = hello;
+        if let Some(other) = self.links.get(&node)
+            && other.epoch != epoch
+            && now.duration_since(other.heard_at) < SILENT
+        {
+            return Err(Refused::SameName { node, address: other.remote.to_string() });
+        }
+        let address = match calls_at {
+            CallsAt::Port(port) => SocketAddr::new(remote.ip().to_canonical(), port).to_string(),
+            CallsAt::Address(address) => address,
+        };
+        tracing::info!(%node, address, version, "a node has come");
+        let config = NodeConfig {
+            id: node.clone(),
+            address: Address::Remote(address.into()),
+            weight: weight.map(Weight::new),
+            zone: zone.map(Into::into),
+        };
+        self.fleet.join(config, now);
+        let (wanted, receiver) = mpsc::channel(WANTED_WAITING_MAX);
+        let number = self.next_link;
+        self.next_link += 1;
+        self.links.insert(node.clone(), Link { number, epoch, remote, heard_at: now, wanted });
+        let requests = self.requests.upgrade().ok_or(Refused::Absurd { what: "this balancer stops".to_owned() })?;
+        Ok(Joined { node, link: number, requests, wanted: receiver })
+    }
+
+    fn news(&mut self, node: &NodeId, link: u64, news: News, now: Instant) {
+        let Some(current) = self.links.get_mut(node).filter(|current| current.number == link) else { return };
+        current.heard_at = now;
+        match news {
+            News::Report(report) => {
+                self.fleet.apply([&*report], now);
+            }
+            News::Heard => self.fleet.heard(node, now),
+            News::Left => {
+                self.links.remove(node);
+                self.fleet.leave(node, now);
+            }
+            News::Lost => {
+                self.links.remove(node);
+                self.fleet.lost(node, now);
+            }
+        }
+    }
+
+    fn tell(&self, node: &NodeId, command: Command) -> Result<(), TellError> {
+        let is_member = || self.fleet.view().members().iter().any(|member| member.node().id() == node);
+        match self.links.get(node) {
+            Some(link) => {
+                let sent = link.wanted.try_send(BalancerMessage::Command(command));
+                sent.map_err(|_| TellError::Away(node.clone()))
+            }
+            None if is_member() => Err(TellError::Away(node.clone())),
+            None => Err(TellError::Unknown(node.clone())),
         }
     }
 }
 
-async fn next_batch(control: &mut Control, target: &str) -> Result<Option<RecordBatch>, ControlError> {
-    let (status, body) = control.ask("POST", target, Bytes::new(), ANSWER_TIMEOUT, RECORDS_BYTES_MAX).await?;
-    if status == 204 { Ok(None) } else { Ok(Some(serde_json::from_slice(&body)?)) }
+/// The clock of this task. Tests may stop it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+fn check(report: &NodeReport, node: &NodeId) -> Result<(), Refused> {
+    if report.node != *node {
+        let what = format!("a report of {}", report.node);
+        return Err(Refused::Absurd { what });
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@ mod pipes;
 mod record;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kiln_shared::body::Body;
@@ -14,9 +15,9 @@ use kiln_shared::call::{
 use kiln_shared::contract::Limits;
 use kiln_shared::contract::environment::CallEnvironment;
 use kiln_shared::contract::pipe::Framing;
-use kiln_shared::function::Format;
+use kiln_shared::function::{Format, Function, Revision};
 use kiln_shared::http1::HeaderBlock;
-use kiln_shared::ids::NodeId;
+use kiln_shared::ids::{FunctionId, NodeId};
 use kiln_shared::record::RecordSink;
 use kiln_shared::report::NodeReport;
 use tokio::sync::watch;
@@ -66,7 +67,8 @@ struct Shared {
     report: watch::Sender<Arc<NodeReport>>,
     tasks: TaskTracker,
     calls: TaskTracker,
-    draining: CancellationToken,
+    /// No calls are taken.
+    draining: AtomicBool,
     stop: CancellationToken,
     /// Where detached calls run on: the caller's runtime may end before they do.
     runtime: tokio::runtime::Handle,
@@ -93,7 +95,7 @@ impl Agent {
             report,
             tasks,
             calls: TaskTracker::new(),
-            draining: CancellationToken::new(),
+            draining: AtomicBool::new(false),
             stop,
             runtime: tokio::runtime::Handle::current(),
         };
@@ -105,21 +107,58 @@ impl Agent {
         self.shared.report.subscribe()
     }
 
-    /// Takes no more calls, lets those that run end, and removes every container. The caller bounds the wait:
-    /// dropping the future and calling [`Self::close`] cuts what is left.
-    pub async fn drain(&self) {
-        self.shared.draining.cancel();
-        self.shared.report.send_modify(|report| {
+    /// Takes no more calls, lets those that run end, and gives up containers that are idle or become so. Says so in its
+    /// reports. [`Self::undrain`] takes it back.
+    pub fn drain(&self) {
+        self.set_draining(true);
+        self.shared.slots.evict_all();
+    }
+
+    /// Takes calls again.
+    pub fn undrain(&self) {
+        self.set_draining(false);
+    }
+
+    /// True if no calls are taken.
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Acquire)
+    }
+
+    fn set_draining(&self, draining: bool) {
+        self.shared.draining.store(draining, Ordering::Release);
+        self.shared.report.send_if_modified(|report| {
+            if report.draining == draining {
+                return false;
+            }
             let sequence = report.sequence + 1;
-            *report = Arc::new(NodeReport { draining: true, sequence, ..(**report).clone() });
+            *report = Arc::new(NodeReport { draining, sequence, ..(**report).clone() });
+            true
         });
+    }
+
+    /// Starts containers of the function until it has as many, idle or busy, as far as there is room that nobody uses.
+    pub fn prewarm(&self, function: &Arc<Function>, containers: u32) {
+        if !self.is_draining() {
+            self.shared.slots.prewarm(function, containers);
+        }
+    }
+
+    /// Gives up the idle containers of one revision of a function.
+    pub fn evict(&self, function: FunctionId, revision: Revision) {
+        self.shared.slots.evict(function, revision);
+    }
+
+    /// [`Self::drain`]s for good and waits until no call runs. The caller bounds the wait: dropping the future and
+    /// calling [`Self::close`] cuts what is left.
+    pub async fn finish(&self) {
+        self.drain();
         self.shared.calls.close();
         self.shared.calls.wait().await;
     }
 
     /// Removes every container, whether or not a call runs in it.
     pub async fn close(&self) {
-        self.shared.draining.cancel();
+        self.shared.draining.store(true, Ordering::Release);
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
@@ -127,7 +166,7 @@ impl Agent {
 
     async fn run(&self, mut request: Box<CallRequest>) -> Result<CallResponse, CallError> {
         let running = self.shared.calls.token();
-        if self.shared.draining.is_cancelled() {
+        if self.is_draining() {
             return Err(CallError::Refused { reason: Refusal::Draining, request });
         }
         let journal = Journal::open(&request, self.shared.sink.clone());

@@ -3,7 +3,6 @@
 //! Every request but `/health` and `/metrics` must show the fleet's token, if there is one.
 
 mod functions;
-mod outbox;
 
 use std::fmt;
 use std::io;
@@ -19,19 +18,15 @@ use kiln_shared::http1::HeaderBlock;
 use kiln_shared::http1::head::{HeadLimits, RequestHead};
 use kiln_shared::http1::server::{ConnectionLimits, Request, Response, Service, plain, serve};
 use kiln_shared::link::call::{IncomingCall, answer, failure, refusal, shows_token};
-use kiln_shared::link::{BEAT, CALL_PATH, FUNCTIONS_PATH, HEALTH_PATH, RECORDS_PATH, REPORT_PATH};
+use kiln_shared::link::{CALL_PATH, FUNCTIONS_PATH, HEALTH_PATH, READY_PATH};
 use kiln_shared::listen::{Bounds, Listeners, Workers};
-use kiln_shared::record::Record;
-use kiln_shared::report::NodeReport;
 use kiln_shared::telemetry::MetricsHandle;
 use kiln_shared::token::Token;
-use serde::Serialize;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::functions::KnownFunctions;
-use self::outbox::Outbox;
+use crate::link::Linked;
 
 /// Longest definition of a function.
 const DEFINITION_BYTES_MAX: u64 = 4 << 20;
@@ -41,10 +36,9 @@ const CONNECTIONS_MAX: usize = 50_000;
 /// Answers balancers. Shared by the worker threads.
 pub struct Endpoint {
     hop: Arc<dyn CallHop>,
-    reports: watch::Receiver<Arc<NodeReport>>,
     token: Option<Token>,
     functions: KnownFunctions,
-    outbox: Outbox,
+    linked: Linked,
     limits: ConnectionLimits,
     metrics: MetricsHandle,
 }
@@ -59,9 +53,8 @@ impl Endpoint {
     /// An endpoint for what runs calls (an [`Agent`](crate::Agent)), with its reports and its call records.
     pub fn new(
         hop: Arc<dyn CallHop>,
-        reports: watch::Receiver<Arc<NodeReport>>,
         token: Option<Token>,
-        records: mpsc::Receiver<Record>,
+        linked: Linked,
         metrics: MetricsHandle,
     ) -> Self {
         // Room for what a balancer adds to a client's head.
@@ -70,10 +63,9 @@ impl Endpoint {
         let body_timeout = 2 * ConnectionLimits::default().body_timeout;
         Self {
             hop,
-            reports,
             token,
             functions: KnownFunctions::default(),
-            outbox: Outbox::new(records),
+            linked,
             limits: ConnectionLimits { head, body_timeout, ..ConnectionLimits::default() },
             metrics,
         }
@@ -96,13 +88,6 @@ impl Endpoint {
             let (endpoint, stopped) = (Arc::clone(&endpoint), stopped.child_token());
             move |stream| connection(Arc::clone(&endpoint), stream, stopped.clone())
         })
-    }
-
-    /// Waits until balancers have fetched every record, at most `timeout`.
-    pub async fn flush(&self, timeout: Duration) {
-        if tokio::time::timeout(timeout, self.outbox.emptied()).await.is_err() {
-            tracing::warn!("call records are lost: no balancer fetched them in time");
-        }
     }
 
     async fn call(&self, head: RequestHead, body: Body) -> Response {
@@ -138,28 +123,6 @@ impl Endpoint {
             Err(error) => plain(400, &format!("the definition cannot be read: {error}")),
         }
     }
-
-    async fn report(&self, query: &str) -> Response {
-        let known = query_value(query, "after").and_then(|after| {
-            let (epoch, sequence) = after.split_once('.')?;
-            Some((epoch.parse::<u64>().ok()?, sequence.parse::<u64>().ok()?))
-        });
-        let mut reports = self.reports.clone();
-        let is_news = |report: &Arc<NodeReport>| known != Some((report.epoch, report.sequence));
-        // Cancel-safe: a watch remembers what it saw.
-        match tokio::time::timeout(BEAT, reports.wait_for(is_news)).await {
-            Ok(Ok(report)) => json(&**report),
-            _ => empty(204),
-        }
-    }
-
-    async fn records(&self, query: &str) -> Response {
-        let taken = query_value(query, "taken").and_then(|number| number.parse().ok()).unwrap_or(0);
-        match self.outbox.next(taken, BEAT).await {
-            Some(batch) => json(&batch),
-            None => empty(204),
-        }
-    }
 }
 
 impl Service for Endpoint {
@@ -167,9 +130,15 @@ impl Service for Endpoint {
         let Request { mut head, body } = request;
         let is_known = shows_token(&mut head.headers, self.token.as_ref());
         let target = std::mem::take(&mut head.target);
-        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let path = target.split('?').next().unwrap_or_default();
         if path == HEALTH_PATH {
             return plain(200, "ok");
+        }
+        if path == READY_PATH {
+            return match self.linked.count() {
+                0 => plain(503, "no balancer is linked; calls cannot come"),
+                _ => plain(200, "ok"),
+            };
         }
         if path == "/metrics" {
             let text = Body::from(Bytes::from(self.metrics.render()));
@@ -180,8 +149,6 @@ impl Service for Endpoint {
         }
         match (&head.method, path) {
             (&Method::POST, CALL_PATH) => self.call(head, body).await,
-            (&Method::GET, REPORT_PATH) => self.report(query).await,
-            (&Method::POST, RECORDS_PATH) => self.records(query).await,
             (&Method::PUT, path) => match path.strip_prefix(FUNCTIONS_PATH) {
                 Some(revision) => self.define(revision, body).await,
                 None => plain(404, "no such path"),
@@ -201,17 +168,8 @@ async fn connection(endpoint: Arc<Endpoint>, stream: TcpStream, stop: Cancellati
     serve(reader, writer, &*endpoint, &endpoint.limits, &stop).await;
 }
 
-fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|pair| pair.1)
-}
-
 fn empty(status: u16) -> Response {
     Response { status, headers: HeaderBlock::new(), body: Body::Empty }
-}
-
-fn json(value: &impl Serialize) -> Response {
-    let text = serde_json::to_vec(value).expect("reports and records always serialize");
-    with_type(200, b"application/json", Body::from(Bytes::from(text)))
 }
 
 fn with_type(status: u16, content_type: &[u8], body: Body) -> Response {

@@ -160,6 +160,10 @@ enum Message {
     Look(Arc<Pool>),
     /// A slot became idle while others are short of room.
     Idle,
+    /// So many containers of this function are wanted before anybody calls it.
+    Prewarm(Arc<Pool>, u32),
+    /// Idle containers are to go: those of one function, or all.
+    Evict(Option<Arc<Pool>>),
 }
 
 /// Slots of one (function, revision).
@@ -389,6 +393,27 @@ impl Slots {
             })
         });
         Arc::clone(&pool)
+    }
+
+    /// See [`crate::Agent::prewarm`]. A node whose inbox is full has no room to spare.
+    pub(crate) fn prewarm(&self, function: &Arc<Function>, containers: u32) {
+        let pool = self.pool(function);
+        if function.spec.format != Format::Default {
+            drop(self.shared.messages.try_send(Message::Prewarm(pool, containers)));
+        }
+    }
+
+    /// Gives up the idle containers of one revision of a function. If the inbox is full they live until their idle
+    /// time is over.
+    pub(crate) fn evict(&self, function: FunctionId, revision: Revision) {
+        if let Some(pool) = self.shared.pools.get(&(function, revision)) {
+            drop(self.shared.messages.try_send(Message::Evict(Some(Arc::clone(&pool)))));
+        }
+    }
+
+    /// Gives up all idle containers.
+    pub(crate) fn evict_all(&self) {
+        drop(self.shared.messages.try_send(Message::Evict(None)));
     }
 
     /// A container for one call of `function`: an idle one, or the next that comes free or is started. For the

@@ -156,6 +156,24 @@ impl Starter {
             // It is on the list, or nobody waits any more.
             Message::Look(pool) => pool.nudged.store(false, Ordering::Release),
             Message::Idle => {}
+            Message::Prewarm(pool, containers) => self.prewarm(&pool, containers),
+            Message::Evict(Some(pool)) => evict_idle(&pool),
+            Message::Evict(None) => self.slots.shared.pools.iter().for_each(|pool| evict_idle(&pool)),
+        }
+    }
+
+    /// Starts containers into room that nobody else has a use for.
+    fn prewarm(&mut self, pool: &Arc<Pool>, containers: u32) {
+        let there = {
+            let queue = pool.queue();
+            queue.idle() + queue.busy() + queue.starting()
+        };
+        for _ in there..containers as usize {
+            let has_turn = self.starts.len() < self.slots.shared.config.starts_max;
+            if !has_turn || self.ledger.commit(pool.demand).is_err() {
+                return;
+            }
+            self.begin(pool);
         }
     }
 
@@ -391,7 +409,9 @@ impl Starter {
                 pool.listed.store(true, Ordering::Release);
                 self.want(Arc::clone(&pool));
             }
-            let idle_timeout = pool.function.spec.idle_timeout;
+            // A node that is being emptied keeps nothing warm.
+            let idle_timeout =
+                if self.report.borrow().draining { Duration::ZERO } else { pool.function.spec.idle_timeout };
             let retired = pool.queue().remove_idle(|idle| {
                 let idle_for = now.saturating_duration_since(idle.since);
                 if !idle.slot.is_alive() || idle_for >= idle_timeout {
@@ -490,6 +510,13 @@ impl Starter {
         self.slots.shared.pools.clear();
         self.driver.close().await;
     }
+}
+
+/// Removes the idle containers of a function.
+fn evict_idle(pool: &Pool) {
+    let evicted = pool.queue().remove_idle(|_| true);
+    metrics::counter!("kiln_evictions_total").increment(evicted.len() as u64);
+    drop(evicted);
 }
 
 /// Collects a container's output until the container ends. Returns the room it had.

@@ -35,7 +35,7 @@ impl Calls {
         let function = api.function(&app, "f").await;
         let (sink, records) = RecordSink::bounded(10_000);
         let stop = CancellationToken::new();
-        let writer = RecordWriter::new(api.catalog.clone(), retention);
+        let (writer, _) = RecordWriter::new(api.catalog.clone(), retention);
         let writer = tokio::spawn(writer.run(records, stop.clone()));
         let (app_id, function_id) = (app.parse().expect("an id"), function.parse().expect("an id"));
         Self { api, app_id, function_id, sink, stop, writer }

@@ -96,7 +96,7 @@ async fn logs_go_on_after_a_restart_in_order_and_bounds_hold() {
         }));
         let stop = CancellationToken::new();
         stop.cancel();
-        RecordWriter::new(api.catalog.clone(), Retention::default()).run(records, stop).await;
+        RecordWriter::new(api.catalog.clone(), Retention::default()).0.run(records, stop).await;
         api.catalog.close().await;
     }
     let api = Api::on(Catalog::open(&url).await.expect("a catalog"));

@@ -1,39 +1,40 @@
-//! What balancers and agents say to each other: HTTP/1.1 over pooled TCP connections, the balancer asks.
+//! What balancers and agents say to each other.
 //!
-//! Calls go as in [`call`]; everything else is JSON at the paths below and long polls, so that news arrive at once
-//! and silence is noticed. Every request shows the fleet's token, if there is one, in its first header line.
+//! The **link** is a QUIC connection that an agent keeps to every balancer ([`quic`]): its state, call records and
+//! questions go one way, commands the other ([`message`], as [`frame`]s on streams). The **call hop** carries the calls
+//! themselves, on connections that balancers make to agents ([`call`]).
 
 pub mod call;
+pub mod frame;
+pub mod message;
+pub mod quic;
 
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use crate::record::Record;
+/// Names the link in the TLS handshake (ALPN).
+pub const LINK_ALPN: &[u8] = b"kiln-link";
+
+/// Longest time between two messages of an agent's state.
+pub const BEAT: Duration = Duration::from_millis(200);
+/// Longest time between two whole reports.
+pub const WHOLE_EVERY: Duration = Duration::from_secs(5);
+
+/// Longest state message in bytes: a report of some 100,000 functions.
+pub const STATE_BYTES_MAX: usize = 16 << 20;
+/// Longest batch of records in bytes.
+pub const RECORDS_BYTES_MAX: usize = 64 << 20;
+/// Longest question, answer or message of a balancer in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Runs a call ([`call`]).
 pub const CALL_PATH: &str = "/call";
 /// `PUT /functions/{revision}` with a [`FunctionSpec`](crate::function::FunctionSpec): the agent knows it then.
 pub const FUNCTIONS_PATH: &str = "/functions/";
-/// `GET /report?after={epoch}.{sequence}`: the [`NodeReport`](crate::report::NodeReport) as soon as it is another
-/// one, or 204 after [`BEAT`]. Without `after`, at once.
-pub const REPORT_PATH: &str = "/report";
-/// `POST /records?taken={number}`: the next [`RecordBatch`], or 204 after [`BEAT`]. The batch of that number is
-/// forgotten; any other is given again.
-pub const RECORDS_PATH: &str = "/records";
 /// `GET /health`: 200 while the agent lives.
 pub const HEALTH_PATH: &str = "/health";
 
+/// `GET /ready`: 200 while a balancer is linked, so that calls can come.
+pub const READY_PATH: &str = "/ready";
+
 /// The header line with the fleet's token.
 pub const TOKEN_HEADER: &str = "Kiln-Token";
-
-/// An agent answers a long poll after this time, news or none.
-pub const BEAT: Duration = Duration::from_secs(3);
-
-/// Call records and logs on their way to the store.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RecordBatch {
-    /// Names this batch; never 0.
-    pub number: u64,
-    /// The records, oldest first.
-    pub records: Vec<Record>,
-}

@@ -1,0 +1,227 @@
+//! The agent's side of the link: one QUIC connection to every balancer (`kiln_shared::link`).
+//!
+//! Balancers come from a list, by name resolution, and from balancers themselves, who know each other from the catalog.
+//! Each has a task of its own here, so that none that is slow, away or wrong disturbs the others.
+
+mod backoff;
+mod balancers;
+mod outbox;
+mod session;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kiln_shared::link::message::{Command, Hello};
+use kiln_shared::link::quic::CODE_DONE;
+use kiln_shared::report::NodeReport;
+use quinn::{ClientConfig, Endpoint};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::backoff::Backoff;
+use self::balancers::Balancers;
+pub use self::outbox::Outbox;
+use self::session::{Ends, LinkError, hand_records, open};
+
+/// The name that is asked for in the TLS handshake. Balancers are known by their certificates' role, not by this.
+const SERVER_NAME: &str = "balancer.kiln";
+/// Pause before a balancer is dialled again at an address at which it is another's double.
+const DOUBLE_PAUSE: Duration = Duration::from_secs(10);
+/// Lists of balancers that may wait to be looked at.
+const LISTS_WAITING_MAX: usize = 16;
+
+/// What the link needs to know.
+#[derive(Debug, Clone)]
+pub struct LinkConfig {
+    /// Who this agent is; the clock is set when it is said.
+    pub hello: Hello,
+    /// Balancers to begin with, as `host:port`. A host of several addresses is several balancers.
+    pub balancers: Vec<String>,
+    /// TLS settings with this agent's certificate.
+    pub tls: ClientConfig,
+}
+
+/// The balancers that this agent is linked with.
+#[derive(Debug, Clone, Default)]
+pub struct Linked {
+    /// By the balancer's name.
+    balancers: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
+}
+
+impl Linked {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.balancers().len()
+    }
+
+    fn balancers(&self) -> MutexGuard<'_, BTreeMap<String, SocketAddr>> {
+        self.balancers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a link for as long as the returned value lives; `None` if there is one already.
+    fn enter(&self, balancer: &str, address: SocketAddr) -> Option<Entered<'_>> {
+        let mut balancers = self.balancers();
+        if balancers.contains_key(balancer) {
+            return None;
+        }
+        balancers.insert(balancer.to_owned(), address);
+        metrics::gauge!("kiln_links").set(balancers.len() as f64);
+        Some(Entered { linked: self, balancer: balancer.to_owned() })
+    }
+}
+
+struct Entered<'a> {
+    linked: &'a Linked,
+    balancer: String,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let mut balancers = self.linked.balancers();
+        balancers.remove(&self.balancer);
+        metrics::gauge!("kiln_links").set(balancers.len() as f64);
+    }
+}
+
+/// Links an agent with its balancers on the current runtime, until `stop`. What balancers want of the agent comes out of
+/// the returned channel; it must be read.
+pub fn start(
+    config: LinkConfig,
+    dialer: Endpoint,
+    reports: watch::Receiver<Arc<NodeReport>>,
+    outbox: Outbox,
+    commands: mpsc::Sender<Command>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Linked {
+    let (balancers, lists) = mpsc::channel(LISTS_WAITING_MAX);
+    let ends = Ends { reports, outbox, commands, balancers, stop: stop.clone() };
+    let linked = Linked::default();
+    let keeper = Keeper { config: Arc::new(config), dialer, ends, linked: linked.clone(), tasks: tasks.clone() };
+    tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run(lists)));
+    linked
+}
+
+/// Has one task for every balancer that there is.
+struct Keeper {
+    config: Arc<LinkConfig>,
+    dialer: Endpoint,
+    ends: Ends,
+    linked: Linked,
+    tasks: TaskTracker,
+}
+
+impl Keeper {
+    async fn run(self, mut lists: mpsc::Receiver<Vec<String>>) {
+        let mut balancers = Balancers::new(self.config.balancers.clone());
+        let mut links: HashMap<SocketAddr, CancellationToken> = HashMap::new();
+        loop {
+            let addresses = balancers.resolve().await;
+            links.retain(|address, end| {
+                let stays = addresses.contains(address);
+                if !stays {
+                    tracing::info!(%address, "a balancer is not listed any more");
+                    end.cancel();
+                }
+                stays
+            });
+            for address in addresses {
+                links.entry(address).or_insert_with(|| self.link(address));
+            }
+            balancers.changed(&mut lists).await;
+        }
+    }
+
+    /// Starts the task of one balancer; cancelling the token ends it.
+    fn link(&self, address: SocketAddr) -> CancellationToken {
+        let end = self.ends.stop.child_token();
+        let link = Link {
+            address,
+            config: Arc::clone(&self.config),
+            dialer: self.dialer.clone(),
+            ends: Ends { stop: end.clone(), ..self.ends.clone() },
+            linked: self.linked.clone(),
+        };
+        self.tasks.spawn(link.keep());
+        end
+    }
+}
+
+/// The link to one address.
+struct Link {
+    address: SocketAddr,
+    config: Arc<LinkConfig>,
+    dialer: Endpoint,
+    ends: Ends,
+    linked: Linked,
+}
+
+impl Link {
+    async fn keep(self) {
+        let mut backoff = Backoff::new();
+        let mut said = String::new();
+        while !self.ends.stop.is_cancelled() {
+            let mut welcome = false;
+            let error = match self.once(&mut welcome).await {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            if welcome {
+                backoff.reset();
+                said.clear();
+            }
+            let pause = match &error {
+                LinkError::Twice { .. } => DOUBLE_PAUSE,
+                _ => backoff.pause(),
+            };
+            // Once for each kind of trouble, not once for each try.
+            let text = error.to_string();
+            if text != said {
+                let balancer = self.address;
+                match &error {
+                    LinkError::Twice { .. } => tracing::debug!(%balancer, "{error}"),
+                    LinkError::Refused(_) => tracing::error!(%balancer, "{error}"),
+                    _ => tracing::warn!(
+                        %balancer,
+                        error = &error as &dyn std::error::Error,
+                        "no link to a balancer; trying again, containers are kept"
+                    ),
+                }
+                said = text;
+            }
+            let reason = if let LinkError::Refused(_) = &error { "refused" } else { "broken" };
+            metrics::counter!("kiln_link_failures_total", "reason" => reason).increment(1);
+            self.ends.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+    }
+
+    /// Connects once and stays until the link breaks or is no longer wanted.
+    async fn once(&self, welcome: &mut bool) -> Result<(), LinkError> {
+        let connecting = self.dialer.connect_with(self.config.tls.clone(), self.address, SERVER_NAME)?;
+        // Cancel-safe: a handshake that nobody waits for is given up.
+        let Some(connection) = self.ends.stop.run_until_cancelled(connecting).await else { return Ok(()) };
+        let connection = connection?;
+        let (writer, reader) = connection.open_bi().await?;
+        let mut session = open(&self.config.hello, reader, writer).await?;
+        let balancer = session.balancer.clone();
+        let Some(_entered) = self.linked.enter(&balancer, self.address) else {
+            connection.close(CODE_DONE, b"linked already");
+            return Err(LinkError::Twice { balancer });
+        };
+        *welcome = true;
+        tracing::info!(balancer, address = %self.address, "linked");
+        let ended = tokio::select! {
+            ended = session.run(&self.ends) => ended,
+            ended = hand_records(&connection, &self.ends.outbox) => ended,
+        };
+        if ended.is_ok() {
+            // The goodbye has to arrive before the connection is closed.
+            drop(tokio::time::timeout(Duration::from_secs(1), session.end()).await);
+        }
+        connection.close(CODE_DONE, b"");
+        ended
+    }
+}

@@ -1,0 +1,264 @@
+//! Call records that wait for a balancer to store them.
+//!
+//! At least once: a batch is forgotten when a balancer has stored it, and goes to the next balancer if it has not. One
+//! task makes the batches; what it does not take yet waits in the sink's own bounded channel.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kiln_shared::link::message::RecordBatch;
+use kiln_shared::record::Record;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Records in one batch at most.
+const BATCH_MAX: usize = 1000;
+/// How long a batch is gathered after its first record.
+const GATHER: Duration = Duration::from_millis(25);
+/// Most batches that are made and not stored yet; then no more are made.
+const BATCHES_MAX: usize = 16;
+
+#[derive(Debug, Default)]
+struct Batches {
+    ready: VecDeque<RecordBatch>,
+    /// With balancers.
+    handed: Vec<RecordBatch>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    batches: Mutex<Batches>,
+    /// A batch is ready.
+    ready: Notify,
+    /// A batch was stored.
+    stored: Notify,
+}
+
+/// The records of one agent. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    shared: Arc<Shared>,
+    /// How many records wait to be made a batch?
+    waiting: mpsc::Sender<oneshot::Sender<usize>>,
+}
+
+impl Outbox {
+    /// Makes batches of what arrives in `records` until `stop`.
+    pub fn start(records: mpsc::Receiver<Record>, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (waiting, questions) = mpsc::channel(1);
+        // A batch of an earlier life must not be taken for one of this.
+        let next_number = jiff::Timestamp::now().as_microsecond().unsigned_abs().max(1);
+        let packer = Packer { shared: Arc::clone(&shared), records, questions, next_number };
+        tasks.spawn(stop.clone().run_until_cancelled_owned(packer.run()));
+        Self { shared, waiting }
+    }
+
+    /// Waits for a batch. It is the caller's until [`Batch::stored`]; dropped before, it is given to the next who asks.
+    /// Dropping the future loses nothing.
+    pub(super) async fn next(&self) -> Batch {
+        loop {
+            let ready = self.shared.ready.notified();
+            {
+                let mut batches = self.shared.batches();
+                if let Some(batch) = batches.ready.pop_front() {
+                    batches.handed.push(batch.clone());
+                    if !batches.ready.is_empty() {
+                        self.shared.ready.notify_one();
+                    }
+                    return Batch { shared: Arc::clone(&self.shared), batch };
+                }
+            }
+            ready.await;
+        }
+    }
+
+    /// Waits until every record is stored.
+    pub async fn emptied(&self) {
+        loop {
+            let (answer, answered) = oneshot::channel();
+            let asked = self.waiting.send(answer).await.is_ok();
+            // Without the packer nothing waits to be packed.
+            let waiting = if asked { answered.await.unwrap_or(0) } else { 0 };
+            let stored = self.shared.stored.notified();
+            {
+                let batches = self.shared.batches();
+                if waiting + batches.ready.len() + batches.handed.len() == 0 {
+                    return;
+                }
+            }
+            // Whatever waits becomes a batch that is stored; the time is for one that was stored just now.
+            drop(tokio::time::timeout(GATHER, stored).await);
+        }
+    }
+}
+
+/// A batch on its way to a balancer.
+#[derive(Debug)]
+pub(super) struct Batch {
+    shared: Arc<Shared>,
+    batch: RecordBatch,
+}
+
+impl Batch {
+    pub(super) fn records(&self) -> &RecordBatch {
+        &self.batch
+    }
+
+    /// It is stored and may be forgotten.
+    pub(super) fn stored(self) {
+        self.shared.batches().handed.retain(|batch| batch.number != self.batch.number);
+        self.shared.stored.notify_waiters();
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let mut batches = self.shared.batches();
+        let handed = batches.handed.iter().position(|batch| batch.number == self.batch.number);
+        if let Some(position) = handed {
+            let batch = batches.handed.swap_remove(position);
+            batches.ready.push_front(batch);
+            self.shared.ready.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    fn batches(&self) -> MutexGuard<'_, Batches> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_room(&self) -> bool {
+        let batches = self.batches();
+        batches.ready.len() + batches.handed.len() < BATCHES_MAX
+    }
+}
+
+/// Makes batches.
+#[derive(Debug)]
+struct Packer {
+    shared: Arc<Shared>,
+    records: mpsc::Receiver<Record>,
+    questions: mpsc::Receiver<oneshot::Sender<usize>>,
+    next_number: u64,
+}
+
+impl Packer {
+    async fn run(mut self) {
+        let mut gathered = Vec::new();
+        loop {
+            let stored = self.shared.stored.notified();
+            let has_room = self.shared.has_room();
+            // All are cancel-safe: nothing is taken from a channel unless the branch is the one that runs.
+            tokio::select! {
+                Some(question) = self.questions.recv() => {
+                    // Nobody waits for the answer any more: so be it.
+                    drop(question.send(self.records.len()));
+                    continue;
+                }
+                () = stored, if !has_room => continue,
+                count = self.records.recv_many(&mut gathered, BATCH_MAX), if has_room => if count == 0 { return },
+            }
+            tokio::time::sleep(GATHER).await;
+            while gathered.len() < BATCH_MAX
+                && let Ok(record) = self.records.try_recv()
+            {
+                gathered.push(record);
+            }
+            let batch = RecordBatch { number: self.next_number, records: std::mem::take(&mut gathered) };
+            self.next_number += 1;
+            self.shared.batches().ready.push_back(batch);
+            self.shared.ready.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_shared::ids::{AppId, CallId, FunctionId};
+    use kiln_shared::record::{LogChunk, RecordSink};
+
+    use super::*;
+
+    fn record(text: &str) -> Record {
+        Record::Log(LogChunk {
+            call_id: CallId::generate(),
+            app_id: AppId::generate(),
+            function_id: FunctionId::generate(),
+            text: text.to_owned(),
+        })
+    }
+
+    fn texts(batch: &Batch) -> Vec<&str> {
+        let text = |record| match record {
+            &Record::Log(LogChunk { ref text, .. }) => &**text,
+            Record::Call(_) => "a call",
+        };
+        batch.records().records.iter().map(text).collect()
+    }
+
+    fn outbox() -> (RecordSink, Outbox) {
+        let (sink, records) = RecordSink::bounded(64);
+        (sink, Outbox::start(records, &TaskTracker::new(), &CancellationToken::new()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_given_once_and_forgotten_when_it_is_stored() {
+        let (sink, outbox) = outbox();
+        sink.send(record("a"));
+        sink.send(record("b"));
+        let first = outbox.next().await;
+        assert_eq!(texts(&first), ["a", "b"]);
+        first.stored();
+        let nothing = tokio::time::timeout(Duration::from_secs(60), outbox.next()).await;
+        assert!(nothing.is_err(), "{nothing:?}");
+        outbox.emptied().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_was_not_stored_goes_to_the_next_who_asks() {
+        let (sink, outbox) = outbox();
+        sink.send(record("a"));
+        let lost = outbox.next().await;
+        // One who waits already is told.
+        let (next, ()) = tokio::join!(outbox.next(), async { drop(lost) });
+        assert_eq!(texts(&next), ["a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_goes_away_while_a_batch_is_gathered_loses_nothing() {
+        let (sink, outbox) = outbox();
+        sink.send(record("a"));
+        assert!(tokio::time::timeout(GATHER / 2, outbox.next()).await.is_err());
+        assert_eq!(texts(&outbox.next().await), ["a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_that_are_not_stored_are_bounded() {
+        let (sink, outbox) = outbox();
+        let mut handed = Vec::new();
+        for _ in 0..BATCHES_MAX {
+            sink.send(record("x"));
+            handed.push(outbox.next().await);
+        }
+        sink.send(record("y"));
+        let nothing = tokio::time::timeout(Duration::from_secs(60), outbox.next()).await;
+        assert!(nothing.is_err(), "{nothing:?}");
+        handed.pop().expect("one").stored();
+        assert_eq!(texts(&outbox.next().await), ["y"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outbox_is_empty_when_everything_is_stored() {
+        let (sink, outbox) = outbox();
+        outbox.emptied().await;
+        sink.send(record("a"));
+        let full = tokio::time::timeout(Duration::from_secs(60), outbox.emptied()).await;
+        assert!(full.is_err());
+        let (batch, emptied) = (outbox.next().await, outbox.emptied());
+        tokio::join!(emptied, async { batch.stored() });
+    }
+}

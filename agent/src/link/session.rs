@@ -1,0 +1,201 @@
+//! One connection to one balancer: the state goes there, commands come back, and records go as the balancer stores them.
+//!
+//! Invariant: what is said of the state is right as of the last message, however slow the balancer reads: changes that
+//! it has not heard of become one.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kiln_shared::link::frame::{MessageReader, ReadError, write_message};
+use kiln_shared::link::message::{AgentMessage, BalancerMessage, Command, Hello, Opening, Refused, Stored};
+use kiln_shared::link::quic::CODE_DONE;
+use kiln_shared::link::{BEAT, MESSAGE_BYTES_MAX, WHOLE_EVERY};
+use kiln_shared::report::NodeReport;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::outbox::Outbox;
+
+/// Longest time for a balancer to say whether the agent is welcome.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for a balancer to store a batch; then another one gets it.
+const STORE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause before a balancer that did not store a batch is given one again.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a connection to a balancer ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    /// It could not be made.
+    #[error("cannot connect")]
+    Connect(#[from] quinn::ConnectError),
+    /// It broke.
+    #[error(transparent)]
+    Connection(#[from] quinn::ConnectionError),
+    /// A stream broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What came cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The balancer says no.
+    #[error("the balancer refuses this agent: {0}")]
+    Refused(#[from] Refused),
+    /// The balancer said something else first.
+    #[error("the balancer did not say whether this agent is welcome")]
+    NoWelcome,
+    /// The balancer stopped reading or writing.
+    #[error("the balancer closed the link")]
+    Closed,
+    /// There is a link to this balancer already.
+    #[error("{balancer} is linked already at another address")]
+    Twice {
+        /// The balancer.
+        balancer: String,
+    },
+}
+
+/// What a link says and hears.
+#[derive(Debug, Clone)]
+pub(super) struct Ends {
+    pub(super) reports: watch::Receiver<Arc<NodeReport>>,
+    pub(super) outbox: Outbox,
+    pub(super) commands: mpsc::Sender<Command>,
+    /// Lists of balancers.
+    pub(super) balancers: mpsc::Sender<Vec<String>>,
+    pub(super) stop: CancellationToken,
+}
+
+/// A link whose agent is welcome.
+pub(super) struct Session<R, W> {
+    pub(super) balancer: String,
+    reader: MessageReader<R>,
+    writer: W,
+}
+
+/// Says hello on a new connection.
+///
+/// # Errors
+/// The balancer does not answer, or refuses.
+pub(super) async fn open<R, W>(hello: &Hello, reader: R, mut writer: W) -> Result<Session<R, W>, LinkError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut reader = MessageReader::new(reader, MESSAGE_BYTES_MAX);
+    let hello = Hello { clock: Timestamp::now(), ..hello.clone() };
+    write_message(&mut writer, &Opening::State(hello)).await?;
+    let first = timeout(WELCOME_TIMEOUT, reader.next()).await.map_err(|_elapsed| LinkError::NoWelcome)??;
+    match first {
+        Some(BalancerMessage::Welcome { balancer }) => Ok(Session { balancer, reader, writer }),
+        Some(BalancerMessage::Refused(reason)) => Err(reason.into()),
+        Some(_) => Err(LinkError::NoWelcome),
+        None => Err(LinkError::Closed),
+    }
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
+    /// Tells the state as it changes and passes on what the balancer wants, until `stop`.
+    ///
+    /// # Errors
+    /// The link broke.
+    pub(super) async fn run(&mut self, ends: &Ends) -> Result<(), LinkError> {
+        let mut reports = ends.reports.clone();
+        reports.mark_changed();
+        let mut told: Option<Arc<NodeReport>> = None;
+        let mut whole_at = Instant::now();
+        let mut beat_at = Instant::now();
+        loop {
+            // All are cancel-safe: a watch remembers, and the reader keeps what it has read of a message.
+            tokio::select! {
+                biased; // The end is told even while reports come without pause.
+                () = ends.stop.cancelled() => {
+                    write_message(&mut self.writer, &AgentMessage::Goodbye).await?;
+                    return Ok(());
+                }
+                message = self.reader.next() => match message? {
+                    Some(message) => if self.hear(message, ends).await { told = None },
+                    None => return Err(LinkError::Closed),
+                },
+                changed = reports.changed() => if changed.is_err() { pending().await },
+                () = sleep_until(beat_at) => {}
+            }
+            let report = Arc::clone(&reports.borrow_and_update());
+            let now = Instant::now();
+            if now >= whole_at {
+                told = None;
+            }
+            let message = match &told {
+                None => {
+                    whole_at = now + WHOLE_EVERY;
+                    AgentMessage::Report((*report).clone())
+                }
+                Some(told) if told.sequence == report.sequence && now < beat_at => continue,
+                Some(told) if told.sequence == report.sequence => AgentMessage::Beat,
+                Some(told) => AgentMessage::Report(report.changes_since(told)),
+            };
+            write_message(&mut self.writer, &message).await?;
+            told = Some(report);
+            beat_at = Instant::now() + BEAT;
+        }
+    }
+
+    /// True if the balancer wants a whole report.
+    async fn hear(&self, message: BalancerMessage, ends: &Ends) -> bool {
+        match message {
+            BalancerMessage::SendWhole => return true,
+            // Both channels are read while the agent lives.
+            BalancerMessage::Command(command) => drop(ends.commands.send(command).await),
+            BalancerMessage::Balancers(balancers) => drop(ends.balancers.send(balancers).await),
+            BalancerMessage::Welcome { .. } | BalancerMessage::Refused(_) => {
+                tracing::debug!(balancer = self.balancer, "a second greeting");
+            }
+        }
+        false
+    }
+}
+
+impl<R> Session<R, quinn::SendStream> {
+    /// Waits until the balancer has everything that was said.
+    pub(super) async fn end(mut self) {
+        if self.writer.finish().is_ok() {
+            // How the stream ended does not matter any more.
+            drop(self.writer.stopped().await);
+        }
+    }
+}
+
+/// Hands batches of records to the balancer, one after the other, for as long as the connection lives.
+///
+/// # Errors
+/// The connection broke.
+pub(super) async fn hand_records(connection: &quinn::Connection, outbox: &Outbox) -> Result<(), LinkError> {
+    loop {
+        let batch = outbox.next().await;
+        let (mut writer, reader) = connection.open_bi().await?;
+        write_message(&mut writer, &Opening::Records).await?;
+        let mut reader = MessageReader::new(reader, MESSAGE_BYTES_MAX);
+        let mut next = Some(batch);
+        loop {
+            let batch = match next.take() {
+                Some(batch) => batch,
+                None => outbox.next().await,
+            };
+            write_message(&mut writer, batch.records()).await?;
+            match timeout(STORE_TIMEOUT, reader.next()).await {
+                Ok(Ok(Some(Stored { number }))) if number == batch.records().number => batch.stored(),
+                // The balancer does not answer, says that it cannot store it by ending the stream, or talks nonsense.
+                Ok(Ok(_)) | Err(_) => break,
+                Ok(Err(error)) => return Err(error.into()),
+            }
+        }
+        // The batch was given back: another balancer may have it meanwhile.
+        drop(writer.reset(CODE_DONE));
+        tokio::time::sleep(STORE_PAUSE).await;
+    }
+}

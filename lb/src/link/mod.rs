@@ -1,0 +1,160 @@
+//! The balancer's side of the link: agents dial in, prove who they are, and tell how they are (`kiln_shared::link`).
+//!
+//! Owns the connections. What agents say goes to [`Nodes`], their records to the store; nothing here decides where a
+//! call goes. Invariant: an agent speaks for the node that its certificate names, and for no other.
+
+mod admit;
+mod ask;
+mod records;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiln_api::StoredBatches;
+use kiln_shared::identity::{Peer, Role, peer_of_connection};
+use kiln_shared::link::MESSAGE_BYTES_MAX;
+use kiln_shared::link::frame::{MessageReader, ReadError};
+use kiln_shared::link::message::{Opening, Refused};
+use kiln_shared::link::quic::{CODE_DONE, CODE_REFUSED};
+use quinn::{Connection, Endpoint, Incoming};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::ask::Answers;
+use self::session::Ended;
+use crate::nodes::Nodes;
+
+/// Connections that may be open or in their handshake; further ones are turned away.
+const CONNECTIONS_MAX: usize = 16_384;
+/// Longest time for a handshake, and for the first message of a stream.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What agents are served with.
+#[derive(Debug, Clone)]
+pub struct LinkServer {
+    /// This balancer's name, as its certificate has it.
+    pub name: String,
+    /// Where news of nodes go.
+    pub nodes: Nodes,
+    /// Where their records go.
+    pub records: StoredBatches,
+    /// What their questions are answered with.
+    pub answers: Answers,
+}
+
+impl LinkServer {
+    /// Serves the agents that dial `endpoint` until `stop`.
+    pub fn serve(self, endpoint: Endpoint, tasks: &TaskTracker, stop: &CancellationToken) {
+        let (server, stop, connections) = (Arc::new(self), stop.clone(), tasks.clone());
+        tasks.spawn(async move {
+            let open = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+            // Cancel-safe: a connection that was not taken stays in the endpoint's queue.
+            while let Some(Some(incoming)) = stop.run_until_cancelled(endpoint.accept()).await {
+                let Ok(permit) = Arc::clone(&open).try_acquire_owned() else {
+                    metrics::counter!("kiln_link_refusals_total", "reason" => "full").increment(1);
+                    incoming.refuse();
+                    continue;
+                };
+                let (server, stop) = (Arc::clone(&server), stop.clone());
+                connections.spawn(async move {
+                    server.connection(incoming, &stop).await;
+                    drop(permit);
+                });
+            }
+            // What was said last has to arrive.
+            endpoint.close(CODE_DONE, b"the balancer stops");
+            drop(timeout(Duration::from_secs(1), endpoint.wait_idle()).await);
+        });
+    }
+
+    async fn connection(&self, incoming: Incoming, stop: &CancellationToken) {
+        let address = incoming.remote_address();
+        let connection = match timeout(OPENING_TIMEOUT, incoming).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                metrics::counter!("kiln_link_refusals_total", "reason" => "handshake").increment(1);
+                tracing::warn!(%address, %error, "no link: the handshake failed; has the agent joined this fleet?");
+                return;
+            }
+            Err(_elapsed) => {
+                metrics::counter!("kiln_link_refusals_total", "reason" => "handshake").increment(1);
+                tracing::warn!(%address, "no link: the handshake took too long");
+                return;
+            }
+        };
+        let agent = match peer_of_connection(&connection) {
+            Ok(peer) if peer.role() == Role::Agent => peer,
+            Ok(peer) => return turn_away(&connection, &format!("a certificate of {peer}, which is no agent")),
+            Err(error) => return turn_away(&connection, &error.to_string()),
+        };
+        // Cancel-safe: the connection is closed when it is dropped.
+        match stop.run_until_cancelled(self.streams(&connection, &agent)).await {
+            Some(Ended::Refused(refused)) => {
+                tracing::warn!(%address, node = agent.name(), "an agent is refused: {refused}");
+                metrics::counter!("kiln_link_refusals_total", "reason" => refused.reason()).increment(1);
+                connection.close(CODE_REFUSED, refused.reason().as_bytes());
+            }
+            Some(Ended::Goodbye) => tracing::info!(node = agent.name(), "an agent has stopped"),
+            Some(Ended::Broken(error)) => {
+                tracing::warn!(%address, node = agent.name(), error = &*error, "the link to an agent broke");
+            }
+            None => {}
+        }
+    }
+
+    /// Serves the connection's streams until its state stream ends.
+    async fn streams(&self, connection: &Connection, agent: &Peer) -> Ended {
+        let mut streams = JoinSet::new();
+        loop {
+            // Both are cancel-safe.
+            let (writer, reader) = tokio::select! {
+                accepted = connection.accept_bi() => match accepted {
+                    Ok(stream) => stream,
+                    Err(error) => break Ended::Broken(error.into()),
+                },
+                Some(ended) = streams.join_next() => match ended {
+                    Ok(Some(ended)) => break ended,
+                    Ok(None) => continue,
+                    Err(error) => break Ended::Broken(error.into()),
+                },
+            };
+            let (server, connection, agent) = (self.clone(), connection.clone(), agent.clone());
+            streams.spawn(async move {
+                let mut reader = MessageReader::new(reader, MESSAGE_BYTES_MAX);
+                match timeout(OPENING_TIMEOUT, reader.next()).await {
+                    Ok(Ok(Some(Opening::State(hello)))) => {
+                        Some(session::serve(&server, &agent, hello, connection.remote_address(), reader, writer).await)
+                    }
+                    Ok(Ok(Some(Opening::Records))) => {
+                        records::serve(&server.records, reader, writer).await;
+                        None
+                    }
+                    Ok(Ok(Some(Opening::Ask(question)))) => {
+                        ask::serve(&server.answers, &agent, question, writer).await;
+                        None
+                    }
+                    Ok(Err(error @ ReadError::Malformed(_))) => Some(session::refuse_opening(error, writer).await),
+                    // A stream that never said what it is for.
+                    Ok(Ok(None) | Err(_)) | Err(_) => None,
+                }
+            });
+        }
+    }
+}
+
+/// Closes a connection whose peer may not speak here.
+fn turn_away(connection: &Connection, why: &str) {
+    let address = connection.remote_address();
+    tracing::warn!(%address, "no link: {why}");
+    metrics::counter!("kiln_link_refusals_total", "reason" => "certificate").increment(1);
+    connection.close(CODE_REFUSED, why.as_bytes());
+}
+
+impl Ended {
+    fn refused(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
