@@ -8,6 +8,7 @@ pub mod call;
 pub mod contract;
 pub mod function;
 pub mod http1;
+pub mod identity;
 pub mod ids;
 pub mod link;
 pub mod listen;
