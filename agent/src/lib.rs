@@ -3,6 +3,7 @@
 mod call;
 pub mod capacity;
 pub mod container;
+pub mod identity;
 pub mod image;
 pub mod link;
 mod logs;

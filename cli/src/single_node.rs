@@ -44,7 +44,7 @@ pub async fn run(
     let node = node_id(&folder)?;
     let agent = options.node.start(&folder, node.clone(), prepared.records()).await?;
     let member = NodeConfig { id: node, address: Address::Local, weight: None, zone: None };
-    let balancer = prepared.serve([member], Forwarder::local(Arc::new(agent.clone()))).await?;
+    let balancer = prepared.serve([member], Forwarder::local(Arc::new(agent.clone())), None).await?;
     balancer.nodes().follow_local(agent.reports());
     ready(balancer.address());
 

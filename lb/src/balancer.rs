@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use kiln_api::{ApiState, Catalog, RecordWriter, Retention};
+use kiln_api::{ApiState, Catalog, RecordWriter, Retention, StoredBatches};
 use kiln_shared::listen::{Drained, Listeners, Workers, bind, workers_default};
 use kiln_shared::program::DataFolder;
 use kiln_shared::record::RecordSink;
@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::edge::{Edge, EdgeConfig};
 use crate::fleet::{Fleet, LivenessPolicy, NodeConfig};
 use crate::forward::Forwarder;
+use crate::link::PreparedLink;
 use crate::nodes::Nodes;
 use crate::route::follow;
 
@@ -62,6 +63,7 @@ pub struct Prepared {
     catalog: Catalog,
     metrics: MetricsHandle,
     records: RecordSink,
+    batches: StoredBatches,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -92,7 +94,7 @@ pub async fn prepare(args: EdgeArgs, listen: SocketAddr, folder: &DataFolder) ->
     let catalog = Catalog::open(&url).await?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let (records, waiting) = RecordSink::bounded(RECORDS_WAITING_MAX);
-    let writer = RecordWriter::new(catalog.clone(), Retention::default());
+    let (writer, batches) = RecordWriter::new(catalog.clone(), Retention::default());
     tasks.spawn(writer.run(waiting, stop.clone()));
     let upkeep = telemetry::keep_up(metrics.clone());
     let stopped = stop.clone();
@@ -100,16 +102,16 @@ pub async fn prepare(args: EdgeArgs, listen: SocketAddr, folder: &DataFolder) ->
         stopped.cancelled().await;
         upkeep.abort();
     });
-    Ok(Prepared { args, listeners, catalog, metrics, records, tasks, stop })
+    Ok(Prepared { args, listeners, catalog, metrics, records, batches, tasks, stop })
 }
 
 impl Prepared {
-    /// Where the call records of this balancer's agents go.
+    /// Where the call records of an agent in this process go.
     pub fn records(&self) -> RecordSink {
         self.records.clone()
     }
 
-    /// Serves clients with these nodes.
+    /// Serves clients with these nodes, and with those that link up.
     ///
     /// # Errors
     /// The catalog cannot be read, or the threads cannot be made.
@@ -117,14 +119,18 @@ impl Prepared {
         self,
         members: impl IntoIterator<Item = NodeConfig>,
         forwarder: Forwarder,
+        link: Option<PreparedLink>,
     ) -> Result<Balancer> {
-        let Self { args, listeners, catalog, metrics, records: _, tasks, stop } = self;
+        let Self { args, listeners, catalog, metrics, records: _, batches, tasks, stop } = self;
         let (followed, route_task) = follow(catalog.clone()).await?;
         tasks.spawn(route_task.run(stop.clone()));
         let mut fleet = Fleet::new(LivenessPolicy::default(), Instant::now());
         fleet.set_members(members, Instant::now());
         let view = fleet.reader();
         let nodes = Nodes::keep(fleet, &tasks, &stop);
+        if let Some(link) = link {
+            link.serve(nodes.clone(), batches, followed.routes.clone(), catalog.clone(), &tasks, &stop);
+        }
         let api = kiln_api::router(ApiState {
             public_url: args.public_url.clone(),
             ..ApiState::new(catalog.clone())

@@ -5,5 +5,6 @@ pub mod edge;
 pub mod fleet;
 pub mod forward;
 pub mod guard;
+pub mod link;
 pub mod nodes;
 pub mod route;

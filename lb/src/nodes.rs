@@ -91,9 +91,20 @@ impl Joined {
         if let News::Report(report) = &news {
             check(report, &self.node)?;
         }
-        // The keeper ends last of all, with the process.
-        drop(self.requests.send(Request::News { node: self.node.clone(), link: self.link, news }).await);
+        self.send(news).await;
         Ok(())
+    }
+
+    /// Passes on how the link ended.
+    pub(crate) async fn end(self, how: News) {
+        self.send(how).await;
+    }
+
+    async fn send(&self, news: News) {
+        let request = Request::News { node: self.node.clone(), link: self.link, news };
+        if self.requests.send(request).await.is_err() {
+            tracing::trace!("news of a node come too late: the balancer stops");
+        }
     }
 }
 
@@ -222,7 +233,8 @@ impl Keeper {
         let number = self.next_link;
         self.next_link += 1;
         self.links.insert(node.clone(), Link { number, epoch, remote, heard_at: now, wanted });
-        let requests = self.requests.upgrade().ok_or(Refused::Absurd { what: "this balancer stops".to_owned() })?;
+        let requests =
+            self.requests.upgrade().ok_or(Refused::Absurd { what: "this balancer stops".to_owned() })?;
         Ok(Joined { node, link: number, requests, wanted: receiver })
     }
 
@@ -263,10 +275,22 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// What no node has: a PiB of memory, 65,536 cores, 100,000 functions.
+const MEMORY_MIB_MAX: u64 = 1 << 30;
+const CPU_MILLIS_MAX: u32 = 65_536_000;
+const FUNCTIONS_MAX: usize = 100_000;
+
 fn check(report: &NodeReport, node: &NodeId) -> Result<(), Refused> {
-    if report.node != *node {
-        let what = format!("a report of {}", report.node);
-        return Err(Refused::Absurd { what });
-    }
-    Ok(())
+    let what = if report.node != *node {
+        format!("a report of {}", report.node)
+    } else if !(1..=MEMORY_MIB_MAX).contains(&report.memory_total_mib) {
+        format!("{} MiB of memory for containers", report.memory_total_mib)
+    } else if !(1..=CPU_MILLIS_MAX).contains(&report.cpu_total_millis) {
+        format!("{} thousandths of a core for containers", report.cpu_total_millis)
+    } else if report.functions.len() > FUNCTIONS_MAX {
+        format!("{} functions with containers", report.functions.len())
+    } else {
+        return Ok(());
+    };
+    Err(Refused::Absurd { what })
 }

@@ -5,7 +5,9 @@
 
 mod backoff;
 mod balancers;
+mod commands;
 mod outbox;
+mod renew;
 mod session;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,25 +15,48 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kiln_shared::link::message::{Command, Hello};
+use kiln_shared::link::SERVER_NAME;
+use kiln_shared::link::message::{Answer, Ask, Command, Hello};
 use kiln_shared::link::quic::CODE_DONE;
 use kiln_shared::report::NodeReport;
-use quinn::{ClientConfig, Endpoint};
+use quinn::{ClientConfig, Connection, Endpoint};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::backoff::Backoff;
 use self::balancers::Balancers;
+pub use self::commands::Orders;
 pub use self::outbox::Outbox;
-use self::session::{Ends, LinkError, hand_records, open};
+pub use self::renew::renew;
+pub use self::session::LinkError;
+use self::session::{Ends, ask, hand_records, open};
 
-/// The name that is asked for in the TLS handshake. Balancers are known by their certificates' role, not by this.
-const SERVER_NAME: &str = "balancer.kiln";
 /// Pause before a balancer is dialled again at an address at which it is another's double.
 const DOUBLE_PAUSE: Duration = Duration::from_secs(10);
 /// Lists of balancers that may wait to be looked at.
 const LISTS_WAITING_MAX: usize = 16;
+
+/// Longest time for one balancer to answer a question.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// There is no link.
+    #[error("no balancer is linked")]
+    NoBalancer,
+    /// None of them can say.
+    #[error("{0}")]
+    Cannot(String),
+    /// The link broke.
+    #[error(transparent)]
+    Link(LinkError),
+    /// None in time.
+    #[error("a balancer did not answer in time")]
+    Silent,
+}
 
 /// What the link needs to know.
 #[derive(Debug, Clone)]
@@ -48,7 +73,7 @@ pub struct LinkConfig {
 #[derive(Debug, Clone, Default)]
 pub struct Linked {
     /// By the balancer's name.
-    balancers: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
+    balancers: Arc<Mutex<BTreeMap<String, Connection>>>,
 }
 
 impl Linked {
@@ -57,17 +82,35 @@ impl Linked {
         self.balancers().len()
     }
 
-    fn balancers(&self) -> MutexGuard<'_, BTreeMap<String, SocketAddr>> {
+    /// Asks one balancer after the other until one has an answer.
+    ///
+    /// # Errors
+    /// None has; why the last one has none.
+    pub async fn ask(&self, question: &Ask) -> Result<Answer, AskError> {
+        let connections: Vec<Connection> = self.balancers().values().cloned().collect();
+        let mut last = AskError::NoBalancer;
+        for connection in connections {
+            match timeout(ASK_TIMEOUT, ask(&connection, question)).await {
+                Ok(Ok(Answer::Cannot(why))) => last = AskError::Cannot(why),
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => last = AskError::Link(error),
+                Err(_elapsed) => last = AskError::Silent,
+            }
+        }
+        Err(last)
+    }
+
+    fn balancers(&self) -> MutexGuard<'_, BTreeMap<String, Connection>> {
         self.balancers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a link for as long as the returned value lives; `None` if there is one already.
-    fn enter(&self, balancer: &str, address: SocketAddr) -> Option<Entered<'_>> {
+    fn enter(&self, balancer: &str, connection: &Connection) -> Option<Entered<'_>> {
         let mut balancers = self.balancers();
         if balancers.contains_key(balancer) {
             return None;
         }
-        balancers.insert(balancer.to_owned(), address);
+        balancers.insert(balancer.to_owned(), connection.clone());
         metrics::gauge!("kiln_links").set(balancers.len() as f64);
         Some(Entered { linked: self, balancer: balancer.to_owned() })
     }
@@ -100,7 +143,8 @@ pub fn start(
     let (balancers, lists) = mpsc::channel(LISTS_WAITING_MAX);
     let ends = Ends { reports, outbox, commands, balancers, stop: stop.clone() };
     let linked = Linked::default();
-    let keeper = Keeper { config: Arc::new(config), dialer, ends, linked: linked.clone(), tasks: tasks.clone() };
+    let keeper =
+        Keeper { config: Arc::new(config), dialer, ends, linked: linked.clone(), tasks: tasks.clone() };
     tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run(lists)));
     linked
 }
@@ -207,7 +251,7 @@ impl Link {
         let (writer, reader) = connection.open_bi().await?;
         let mut session = open(&self.config.hello, reader, writer).await?;
         let balancer = session.balancer.clone();
-        let Some(_entered) = self.linked.enter(&balancer, self.address) else {
+        let Some(_entered) = self.linked.enter(&balancer, &connection) else {
             connection.close(CODE_DONE, b"linked already");
             return Err(LinkError::Twice { balancer });
         };
@@ -219,7 +263,7 @@ impl Link {
         };
         if ended.is_ok() {
             // The goodbye has to arrive before the connection is closed.
-            drop(tokio::time::timeout(Duration::from_secs(1), session.end()).await);
+            drop(timeout(Duration::from_secs(1), session.end()).await);
         }
         connection.close(CODE_DONE, b"");
         ended

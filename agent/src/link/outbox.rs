@@ -155,8 +155,9 @@ impl Packer {
             // All are cancel-safe: nothing is taken from a channel unless the branch is the one that runs.
             tokio::select! {
                 Some(question) = self.questions.recv() => {
-                    // Nobody waits for the answer any more: so be it.
-                    drop(question.send(self.records.len()));
+                    if question.send(self.records.len()).is_err() {
+                        tracing::trace!("nobody waits for the number of records any more");
+                    }
                     continue;
                 }
                 () = stored, if !has_room => continue,

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kiln_shared::link::frame::{MessageReader, ReadError, write_message};
-use kiln_shared::link::message::{AgentMessage, BalancerMessage, Command, Hello, Opening, Refused, Stored};
+use kiln_shared::link::message::{
+    AgentMessage, Answer, Ask, BalancerMessage, Command, Hello, Opening, Refused, Stored,
+};
 use kiln_shared::link::quic::CODE_DONE;
 use kiln_shared::link::{BEAT, MESSAGE_BYTES_MAX, WHOLE_EVERY};
 use kiln_shared::report::NodeReport;
@@ -30,7 +32,7 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a connection to a balancer ended.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
+pub enum LinkError {
     /// It could not be made.
     #[error("cannot connect")]
     Connect(#[from] quinn::ConnectError),
@@ -168,6 +170,16 @@ impl<R> Session<R, quinn::SendStream> {
             drop(self.writer.stopped().await);
         }
     }
+}
+
+/// Asks the balancer one question.
+///
+/// # Errors
+/// The connection broke.
+pub(super) async fn ask(connection: &quinn::Connection, question: &Ask) -> Result<Answer, LinkError> {
+    let (mut writer, reader) = connection.open_bi().await?;
+    write_message(&mut writer, &Opening::Ask(question.clone())).await?;
+    MessageReader::new(reader, MESSAGE_BYTES_MAX).next().await?.ok_or(LinkError::Closed)
 }
 
 /// Hands batches of records to the balancer, one after the other, for as long as the connection lives.

@@ -51,12 +51,7 @@ impl fmt::Debug for Endpoint {
 
 impl Endpoint {
     /// An endpoint for what runs calls (an [`Agent`](crate::Agent)), with its reports and its call records.
-    pub fn new(
-        hop: Arc<dyn CallHop>,
-        token: Option<Token>,
-        linked: Linked,
-        metrics: MetricsHandle,
-    ) -> Self {
+    pub fn new(hop: Arc<dyn CallHop>, token: Option<Token>, linked: Linked, metrics: MetricsHandle) -> Self {
         // Room for what a balancer adds to a client's head.
         let head = HeadLimits { bytes_max: 128 << 10, target_bytes_max: 1 << 10, fields_max: 128 };
         // The edge keeps its client's time and says so to the client, which must not come after this node's.

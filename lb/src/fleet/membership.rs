@@ -171,6 +171,13 @@ impl Fleet {
         }
     }
 
+    /// Notes that a node's link broke: it gets no calls until it is heard again.
+    pub fn lost(&mut self, id: &NodeId, _now: Instant) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.node.set_state(NodeState::Suspect);
+        }
+    }
+
     /// Notices who has been silent for too long and ends pauses that are over. Call it about once per beat.
     pub fn tick(&mut self, now: Instant) {
         let mut changes = Changes::default();

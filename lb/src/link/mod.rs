@@ -5,18 +5,22 @@
 
 mod admit;
 mod ask;
+mod identity;
+mod join;
 mod records;
 mod session;
+mod start;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_api::StoredBatches;
 use kiln_shared::identity::{Peer, Role, peer_of_connection};
-use kiln_shared::link::MESSAGE_BYTES_MAX;
 use kiln_shared::link::frame::{MessageReader, ReadError};
-use kiln_shared::link::message::{Opening, Refused};
+use kiln_shared::link::message::Opening;
 use kiln_shared::link::quic::{CODE_DONE, CODE_REFUSED};
+use kiln_shared::link::{JOIN_ALPN, MESSAGE_BYTES_MAX};
+use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Endpoint, Incoming};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -24,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::ask::Answers;
+pub use self::join::Registrar;
 use self::session::Ended;
+pub use self::start::{LinkArgs, PreparedLink};
 use crate::nodes::Nodes;
 
 /// Connections that may be open or in their handshake; further ones are turned away.
@@ -43,6 +49,8 @@ pub struct LinkServer {
     pub records: StoredBatches,
     /// What their questions are answered with.
     pub answers: Answers,
+    /// Who lets machines join, if this balancer has the key of the fleet's CA.
+    pub registrar: Option<Registrar>,
 }
 
 impl LinkServer {
@@ -85,9 +93,14 @@ impl LinkServer {
                 return;
             }
         };
+        if protocol(&connection).as_deref() == Some(JOIN_ALPN) {
+            return join::serve(self.registrar.as_ref(), &connection).await;
+        }
         let agent = match peer_of_connection(&connection) {
             Ok(peer) if peer.role() == Role::Agent => peer,
-            Ok(peer) => return turn_away(&connection, &format!("a certificate of {peer}, which is no agent")),
+            Ok(peer) => {
+                return turn_away(&connection, &format!("a certificate of {peer}, which is no agent"));
+            }
             Err(error) => return turn_away(&connection, &error.to_string()),
         };
         // Cancel-safe: the connection is closed when it is dropped.
@@ -125,9 +138,10 @@ impl LinkServer {
             streams.spawn(async move {
                 let mut reader = MessageReader::new(reader, MESSAGE_BYTES_MAX);
                 match timeout(OPENING_TIMEOUT, reader.next()).await {
-                    Ok(Ok(Some(Opening::State(hello)))) => {
-                        Some(session::serve(&server, &agent, hello, connection.remote_address(), reader, writer).await)
-                    }
+                    Ok(Ok(Some(Opening::State(hello)))) => Some(
+                        session::serve(&server, &agent, hello, connection.remote_address(), reader, writer)
+                            .await,
+                    ),
                     Ok(Ok(Some(Opening::Records))) => {
                         records::serve(&server.records, reader, writer).await;
                         None
@@ -136,7 +150,9 @@ impl LinkServer {
                         ask::serve(&server.answers, &agent, question, writer).await;
                         None
                     }
-                    Ok(Err(error @ ReadError::Malformed(_))) => Some(session::refuse_opening(error, writer).await),
+                    Ok(Err(error @ ReadError::Malformed(_))) => {
+                        Some(session::refuse_opening(error, writer).await)
+                    }
                     // A stream that never said what it is for.
                     Ok(Ok(None) | Err(_)) | Err(_) => None,
                 }
@@ -145,16 +161,15 @@ impl LinkServer {
     }
 }
 
+/// The protocol that the peer has asked for (ALPN).
+fn protocol(connection: &Connection) -> Option<Vec<u8>> {
+    connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
+}
+
 /// Closes a connection whose peer may not speak here.
 fn turn_away(connection: &Connection, why: &str) {
     let address = connection.remote_address();
     tracing::warn!(%address, "no link: {why}");
     metrics::counter!("kiln_link_refusals_total", "reason" => "certificate").increment(1);
     connection.close(CODE_REFUSED, why.as_bytes());
-}
-
-impl Ended {
-    fn refused(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
 }

@@ -52,8 +52,7 @@ pub(super) async fn serve(
         Ok(()) => run(&mut joined, reader.with_bytes_max(STATE_BYTES_MAX), &mut writer).await,
         Err(error) => Ended::Broken(error.into()),
     };
-    let parting = if matches!(ended, Ended::Goodbye) { News::Left } else { News::Lost };
-    joined.tell(parting).await;
+    joined.end(if matches!(ended, Ended::Goodbye) { News::Left } else { News::Lost }).await;
     match ended {
         Ended::Refused(refused) => refuse(refused, writer).await,
         other => other,

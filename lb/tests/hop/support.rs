@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kiln_agent::link::Linked;
 use kiln_agent::serve::Endpoint;
 use kiln_lb::fleet::{Address, Fleet, LivenessPolicy, NodeConfig};
 use kiln_lb::forward::{Forwarder, PoolConfig};
@@ -20,11 +21,9 @@ use kiln_shared::function::{Function, FunctionSpec};
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId};
 use kiln_shared::listen::{Workers, bind};
-use kiln_shared::record::{Record, RecordSink};
-use kiln_shared::report::{NodeReport, ReportScope};
 use kiln_shared::telemetry::{MetricsHandle, start_metrics};
 use kiln_shared::token::Token;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::fed::fed;
@@ -64,8 +63,6 @@ impl CallHop for Node {
 /// An agent's endpoint in front of a node.
 pub(crate) struct Agent {
     pub(crate) address: SocketAddr,
-    pub(crate) records: RecordSink,
-    pub(crate) reports: watch::Sender<Arc<NodeReport>>,
     stop: CancellationToken,
     workers: Option<Workers>,
 }
@@ -78,14 +75,12 @@ impl Agent {
     pub(crate) fn start_at(address: SocketAddr, node: &Arc<Node>, token: Option<&str>) -> Self {
         let listeners = bind(address, 1).expect("a free port");
         let address = listeners.address();
-        let (records, waiting) = RecordSink::bounded(64);
-        let reports = watch::Sender::new(Arc::new(report(1)));
         let hop: Arc<dyn CallHop> = node.clone();
         let token = token.map(|token| Token::new(token).expect("a token"));
-        let endpoint = Arc::new(Endpoint::new(hop, reports.subscribe(), token, waiting, metrics()));
+        let endpoint = Arc::new(Endpoint::new(hop, token, Linked::default(), metrics()));
         let stop = CancellationToken::new();
         let workers = endpoint.serve(listeners, &stop, Duration::ZERO).expect("serves");
-        Self { address, records, reports, stop, workers: Some(workers) }
+        Self { address, stop, workers: Some(workers) }
     }
 }
 
@@ -102,25 +97,6 @@ impl Drop for Agent {
 fn metrics() -> MetricsHandle {
     static METRICS: OnceLock<MetricsHandle> = OnceLock::new();
     METRICS.get_or_init(|| start_metrics().expect("once a process")).clone()
-}
-
-pub(crate) fn report(sequence: u64) -> NodeReport {
-    NodeReport {
-        node: NodeId::new("scripted"),
-        epoch: 1,
-        sequence,
-        scope: ReportScope::Whole,
-        draining: false,
-        memory_total_mib: 8192,
-        memory_committed_mib: 0,
-        memory_idle_mib: 0,
-        cpu_total_millis: 4000,
-        cpu_committed_millis: 0,
-        calls: 0,
-        functions: Vec::new(),
-        gone: Vec::new(),
-        images: Some(Arc::default()),
-    }
 }
 
 /// A way to a node, and what keeps the node alive.
@@ -198,15 +174,6 @@ pub(crate) fn answer(status: u16, body: Body) -> CallResponse {
 /// A body whose pieces a test sends one by one. Dropping the sender ends it.
 pub(crate) fn piecewise() -> (mpsc::Sender<Result<Bytes, BodyError>>, Body) {
     fed(None, 1)
-}
-
-pub(crate) fn a_record(text: &str) -> Record {
-    Record::Log(kiln_shared::record::LogChunk {
-        call_id: CallId::generate(),
-        app_id: AppId::generate(),
-        function_id: FunctionId::generate(),
-        text: text.to_owned(),
-    })
 }
 
 /// Waits until the counter has reached `count`.

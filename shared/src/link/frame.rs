@@ -90,7 +90,10 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
 ///
 /// # Errors
 /// The stream broke.
-pub async fn write_message(stream: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> io::Result<()> {
+pub async fn write_message(
+    stream: &mut (impl AsyncWrite + Unpin),
+    message: &impl Serialize,
+) -> io::Result<()> {
     let mut bytes = vec![0; LENGTH_BYTES];
     serde_json::to_writer(&mut bytes, message).map_err(io::Error::other)?;
     let length = u32::try_from(bytes.len() - LENGTH_BYTES).map_err(io::Error::other)?;

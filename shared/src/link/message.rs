@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::function::{FunctionSpec, Revision};
+use crate::identity::SignedCertificate;
 use crate::ids::{FunctionId, NodeId};
 use crate::record::Record;
 use crate::report::NodeReport;
@@ -95,7 +96,9 @@ pub enum BalancerMessage {
 #[serde(rename_all = "kebab-case")]
 pub enum Refused {
     /// It speaks another version.
-    #[error("it speaks version {spoken} of the link and this balancer speaks {wanted}; bring both to one version of Kiln")]
+    #[error(
+        "it speaks version {spoken} of the link and this balancer speaks {wanted}; bring both to one version of Kiln"
+    )]
     Protocol {
         /// What it speaks.
         spoken: u32,
@@ -180,6 +183,18 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// A word for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Undrain => "undrain",
+            Self::Prewarm { .. } => "prewarm",
+            Self::Evict { .. } => "evict",
+        }
+    }
+}
+
 /// A question of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -205,12 +220,7 @@ pub enum Answer {
     /// The function, if there is one of that revision.
     Function(Option<Box<FunctionSpec>>),
     /// The certificate, and whom to trust from now on.
-    Certificate {
-        /// The certificate and those that vouch for it, in PEM.
-        chain_pem: String,
-        /// The authorities to trust, in PEM.
-        bundle_pem: String,
-    },
+    Certificate(SignedCertificate),
     /// This balancer cannot say; another one may. The text says why.
     Cannot(String),
 }

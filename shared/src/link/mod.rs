@@ -6,6 +6,7 @@
 
 pub mod call;
 pub mod frame;
+pub mod join;
 pub mod message;
 pub mod quic;
 
@@ -13,6 +14,11 @@ use std::time::Duration;
 
 /// Names the link in the TLS handshake (ALPN).
 pub const LINK_ALPN: &[u8] = b"kiln-link";
+
+/// Names the way to a first certificate in the TLS handshake ([`join`]).
+pub const JOIN_ALPN: &[u8] = b"kiln-join";
+/// The name that is asked for in the TLS handshake. Balancers are known by their certificates' role, not by this.
+pub const SERVER_NAME: &str = "balancer.kiln";
 
 /// Longest time between two messages of an agent's state.
 pub const BEAT: Duration = Duration::from_millis(200);

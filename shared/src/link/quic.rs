@@ -62,9 +62,7 @@ pub fn client_config(tls: Arc<rustls::ClientConfig>) -> Result<ClientConfig, NoC
     acknowledgements
         .max_ack_delay(Some(ACKNOWLEDGE_WITHIN))
         .ack_eliciting_threshold(VarInt::from_u32(UNACKNOWLEDGED_MAX));
-    transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .ack_frequency_config(Some(acknowledgements));
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(0)).ack_frequency_config(Some(acknowledgements));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }

@@ -1,0 +1,74 @@
+//! The first certificate of a machine that has a join token.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use kiln_api::Catalog;
+use kiln_shared::identity::{CERTIFICATE_VALID_FOR, CertificateAuthority, Claim, JoinAnswer, JoinRequest};
+use kiln_shared::link::MESSAGE_BYTES_MAX;
+use kiln_shared::link::frame::{MessageReader, write_message};
+use quinn::Connection;
+use tokio::time::timeout;
+
+/// Longest time for the whole exchange.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Lets machines join: the key of the fleet's CA, and the memory of tokens that all balancers share.
+#[derive(Debug, Clone)]
+pub struct Registrar {
+    authority: Arc<CertificateAuthority>,
+    catalog: Catalog,
+}
+
+impl Registrar {
+    /// A registrar that records redeemed tokens in `catalog`.
+    pub fn new(authority: Arc<CertificateAuthority>, catalog: Catalog) -> Self {
+        Self { authority, catalog }
+    }
+
+    async fn redeem(&self, request: &JoinRequest) -> JoinAnswer {
+        let claim = async |id: kiln_shared::identity::TokenId, expires_at: SystemTime| {
+            let expires_at = Timestamp::try_from(expires_at).unwrap_or(Timestamp::MAX);
+            match self.catalog.claim_join_token(&id.to_string(), expires_at).await {
+                Ok(true) => Claim::First,
+                Ok(false) => Claim::Again,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot record a join token");
+                    Claim::Unavailable
+                }
+            }
+        };
+        let redeemed = self.authority.redeem(request, CERTIFICATE_VALID_FOR, SystemTime::now(), claim).await;
+        match &redeemed {
+            Ok(redeemed) => tracing::info!(peer = %redeemed.peer, "a machine has joined the fleet"),
+            Err(refused) => {
+                metrics::counter!("kiln_link_refusals_total", "reason" => refused.reason()).increment(1);
+                tracing::warn!(name = request.name, "a machine may not join: {refused}");
+            }
+        }
+        (&redeemed).into()
+    }
+}
+
+/// Answers one request for a first certificate; a balancer without the CA's key says so.
+pub(super) async fn serve(registrar: Option<&Registrar>, connection: &Connection) {
+    let exchange = async {
+        let (mut writer, reader) = connection.accept_bi().await.ok()?;
+        let request: JoinRequest = MessageReader::new(reader, MESSAGE_BYTES_MAX).next().await.ok()??;
+        let answer = match registrar {
+            Some(registrar) => registrar.redeem(&request).await,
+            None => JoinAnswer::Refused {
+                reason: "no_ca".to_owned(),
+                message: "this balancer does not have the key of the fleet's CA; join at one that runs with --ca-dir"
+                    .to_owned(),
+            },
+        };
+        write_message(&mut writer, &answer).await.ok()?;
+        writer.finish().ok()?;
+        // The machine closes the connection when it has its answer.
+        connection.closed().await;
+        Some(())
+    };
+    drop(timeout(JOIN_TIMEOUT, exchange).await);
+}

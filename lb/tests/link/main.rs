@@ -1,0 +1,7 @@
+//! The link between agents and a balancer, over QUIC on this machine: both sides are the real ones.
+
+mod joining;
+mod membership;
+mod records;
+mod refusals;
+mod support;

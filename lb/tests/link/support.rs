@@ -1,0 +1,293 @@
+//! A fleet's CA, balancers and agents without containers.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use jiff::Timestamp;
+use kiln_agent::link::{self, LinkConfig, Linked, Outbox};
+use kiln_api::{Catalog, RecordWriter, Retention};
+use kiln_lb::fleet::{Fleet, LivenessPolicy, NodeState, View};
+use kiln_lb::link::LinkArgs;
+use kiln_lb::nodes::Nodes;
+use kiln_lb::route::follow;
+use kiln_shared::function::Revision;
+use kiln_shared::identity::{CertificateAuthority, Credentials, Peer, Role, client_config};
+use kiln_shared::ids::{FunctionId, NodeId};
+use kiln_shared::link::message::{CallsAt, Command, Hello, PROTOCOL};
+use kiln_shared::link::{LINK_ALPN, quic};
+use kiln_shared::program::DataFolder;
+use kiln_shared::record::RecordSink;
+use kiln_shared::report::{FunctionReport, NodeReport, ReportScope};
+use tempfile::TempDir;
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Longer than anything here takes.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+/// Waits until `holds`.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < LONG, "it never came about: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The CA of a fleet and the folder of everything.
+pub(crate) struct Authority {
+    pub(crate) folder: TempDir,
+    pub(crate) ca: CertificateAuthority,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ca = CertificateAuthority::init(&folder.path().join("ca"), SystemTime::now()).expect("a CA");
+        Self { folder, ca }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn credentials(&self, role: Role, name: &str) -> Credentials {
+        let folder = self.path(&format!("{}-{name}", role.as_str()));
+        let peer = Peer::new(role, name).expect("a name");
+        let identity = self.ca.issue(&peer, Duration::from_secs(3600), SystemTime::now()).expect("is issued");
+        identity.save(&folder).expect("is kept");
+        Credentials::open(&folder, role, SystemTime::now()).expect("is good")
+    }
+}
+
+/// A balancer's link, fleet and store.
+pub(crate) struct Balancer {
+    pub(crate) address: SocketAddr,
+    pub(crate) nodes: Nodes,
+    pub(crate) catalog: Catalog,
+    pub(crate) fleet: kiln_lb::fleet::FleetReader,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Balancer {
+    pub(crate) async fn start(authority: &Authority, name: &str) -> Self {
+        Self::start_at(authority, name, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    pub(crate) async fn start_at(authority: &Authority, name: &str, address: SocketAddr) -> Self {
+        let folder = authority.path(&format!("data-{name}"));
+        let catalog = open_catalog(&folder).await;
+        let args = LinkArgs {
+            link_listen: address,
+            name: Some(name.to_owned()),
+            identity_dir: Some(authority.path(&format!("identity-{name}"))),
+            ca_dir: Some(authority.path("ca")),
+        };
+        let data = DataFolder::open(&folder).expect("a data folder");
+        let link = args.prepare(&data).expect("prepares");
+        drop(data);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let fleet = Fleet::new(LivenessPolicy::default(), Instant::now());
+        let reader = fleet.reader();
+        let nodes = Nodes::keep(fleet, &tasks, &stop);
+        let (followed, _) = follow(catalog.clone()).await.expect("reads");
+        let (writer, batches) = RecordWriter::new(catalog.clone(), Retention::default());
+        let (_, waiting) = RecordSink::bounded(8);
+        tasks.spawn(writer.run(waiting, stop.clone()));
+        let address = link.address().expect("is bound");
+        link.serve(nodes.clone(), batches, followed.routes, catalog.clone(), &tasks, &stop);
+        Self { address, nodes, catalog, fleet: reader, tasks, stop }
+    }
+
+    pub(crate) fn view<T>(&self, look: impl FnOnce(&View) -> T) -> T {
+        look(self.fleet.clone().view())
+    }
+
+    /// A node's state, if it is a member.
+    pub(crate) fn state(&self, node: &str) -> Option<NodeState> {
+        self.view(|view| {
+            let member = view.members().iter().find(|member| member.node().id().as_str() == node);
+            member.map(|member| member.node().state())
+        })
+    }
+
+    /// Calls of a node, by its last report.
+    pub(crate) fn load(&self, node: &str) -> Option<u32> {
+        self.view(|view| {
+            let member = view.members().iter().find(|member| member.node().id().as_str() == node);
+            member.map(|member| member.node().load())
+        })
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.catalog.close().await;
+    }
+}
+
+async fn open_catalog(folder: &Path) -> Catalog {
+    std::fs::create_dir_all(folder).expect("a folder");
+    Catalog::open(&format!("sqlite://{}", folder.join("kiln.db").display())).await.expect("opens")
+}
+
+/// An agent's link with what stands for the agent.
+pub(crate) struct Agent {
+    pub(crate) reports: watch::Sender<Arc<NodeReport>>,
+    pub(crate) records: RecordSink,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) linked: Linked,
+    pub(crate) outbox: Outbox,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+pub(crate) fn hello(node: &str, epoch: u64) -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        node: NodeId::new(node),
+        epoch,
+        version: "0.0.0".to_owned(),
+        calls_at: CallsAt::Port(1),
+        zone: None,
+        weight: None,
+        clock: Timestamp::now(),
+    }
+}
+
+impl Agent {
+    pub(crate) fn start(authority: &Authority, node: &str, balancers: &[SocketAddr]) -> Self {
+        let credentials = authority.credentials(Role::Agent, node);
+        Self::start_as(&credentials, hello(node, 1), balancers)
+    }
+
+    pub(crate) fn start_as(credentials: &Credentials, hello: Hello, balancers: &[SocketAddr]) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let tls =
+            quic::client_config(client_config(credentials, Role::Balancer, LINK_ALPN)).expect("settings");
+        let first = report(hello.node.as_str(), hello.epoch, 1);
+        let balancers = balancers.iter().map(ToString::to_string).collect();
+        let config = LinkConfig { hello, balancers, tls };
+        let dialer = quic::dialer(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a socket");
+        let reports = watch::Sender::new(Arc::new(first));
+        let (records, waiting) = RecordSink::bounded(1024);
+        let outbox = Outbox::start(waiting, &tasks, &stop);
+        let (sender, commands) = mpsc::channel(8);
+        let linked = link::start(config, dialer, reports.subscribe(), outbox.clone(), sender, &tasks, &stop);
+        Self { reports, records, commands, linked, outbox, tasks, stop }
+    }
+
+    /// Changes the state that is reported.
+    pub(crate) fn report(&self, change: impl FnOnce(&mut NodeReport)) {
+        self.reports.send_modify(|report| {
+            let mut next = (**report).clone();
+            next.sequence += 1;
+            change(&mut next);
+            *report = Arc::new(next);
+        });
+    }
+
+    /// Ends with a goodbye.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// A way between an agent and a balancer that can be cut, without either being told.
+pub(crate) struct Wire {
+    pub(crate) address: SocketAddr,
+    cut: Arc<AtomicBool>,
+    _task: AbortOnDrop,
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Wire {
+    /// For one agent, to the balancer at `to`.
+    pub(crate) async fn new(to: SocketAddr) -> Self {
+        let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+        let far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+        far.connect(to).await.expect("connects");
+        let address = near.local_addr().expect("is bound");
+        let cut = Arc::new(AtomicBool::new(false));
+        let is_cut = Arc::clone(&cut);
+        let task = tokio::spawn(async move {
+            let (mut out, mut back) = (vec![0; 65_536], vec![0; 65_536]);
+            let mut agent = None;
+            loop {
+                // Receiving is cancel-safe. What does not arrive is lost: it is UDP.
+                tokio::select! {
+                    Ok((length, from)) = near.recv_from(&mut out) => {
+                        agent = Some(from);
+                        if !is_cut.load(Ordering::Relaxed) {
+                            drop(far.send(&out[..length]).await);
+                        }
+                    }
+                    Ok(length) = far.recv(&mut back) => {
+                        if let (Some(agent), false) = (agent, is_cut.load(Ordering::Relaxed)) {
+                            drop(near.send_to(&back[..length], agent).await);
+                        }
+                    }
+                }
+            }
+        });
+        Self { address, cut, _task: AbortOnDrop(task) }
+    }
+
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.cut.store(false, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn report(node: &str, epoch: u64, sequence: u64) -> NodeReport {
+    NodeReport {
+        node: NodeId::new(node),
+        epoch,
+        sequence,
+        scope: ReportScope::Whole,
+        draining: false,
+        memory_total_mib: 8192,
+        memory_committed_mib: 0,
+        memory_idle_mib: 0,
+        cpu_total_millis: 4000,
+        cpu_committed_millis: 0,
+        calls: 0,
+        functions: Vec::new(),
+        gone: Vec::new(),
+        images: Some(Arc::default()),
+    }
+}
+
+pub(crate) fn warm(number: u64, idle: u32) -> FunctionReport {
+    FunctionReport {
+        id: function(number),
+        revision: Revision(number),
+        idle,
+        busy: 0,
+        starting: 0,
+        waiting: 0,
+    }
+}
+
+pub(crate) fn function(number: u64) -> FunctionId {
+    format!("{number:026}").parse().expect("an id")
+}
