@@ -57,19 +57,6 @@ impl Catalog {
         self.store.close().await;
     }
 
-    /// TEMP
-    #[allow(missing_docs, clippy::all)]
-    pub async fn claim_join_token(&self, id: &str, _e: Timestamp) -> Result<bool, StoreError> {
-        static C: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
-        let mut c = C.lock().unwrap();
-        if c.iter().any(|x| x == id) {
-            Ok(false)
-        } else {
-            c.push(id.into());
-            Ok(true)
-        }
-    }
-
     /// The store, for call records.
     pub(crate) fn store(&self) -> &dyn CatalogStore {
         &*self.store
