@@ -57,7 +57,7 @@ impl Catalog {
         self.store.close().await;
     }
 
-    /// The store, for call records.
+    /// The store, for call records and the fleet.
     pub(crate) fn store(&self) -> &dyn CatalogStore {
         &*self.store
     }
@@ -224,7 +224,7 @@ impl Catalog {
 }
 
 /// The time as the API can show it: to the millisecond, so that what is stored is what was answered.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }

@@ -5,6 +5,7 @@
 //! the balancer keeps its own copy from the feed of changes.
 
 mod catalog;
+mod fleet;
 mod records;
 mod rest;
 mod store;
@@ -12,4 +13,4 @@ mod store;
 pub use catalog::Catalog;
 pub use records::{RecordWriter, StoredBatches};
 pub use rest::{ApiState, FN_API_VERSION, router};
-pub use store::{After, Change, Changes, OpenError, Page, Retention, Snapshot, StoreError};
+pub use store::{After, BalancerEntry, Change, Changes, OpenError, Page, Retention, Snapshot, StoreError};

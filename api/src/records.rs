@@ -71,7 +71,7 @@ impl RecordWriter {
     pub async fn run(mut self, mut records: mpsc::Receiver<Record>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let (mut records_come, mut batches_come, mut stopped) = (true, true, false);
-        loop {
+        while records_come || batches_come {
             tokio::select! {
                 // Cancel-safe: nothing is taken from a channel unless it completes.
                 count = records.recv_many(&mut batch, BATCH_MAX), if records_come => if count == 0 {
@@ -91,7 +91,6 @@ impl RecordWriter {
                     self.batches.close();
                     continue;
                 }
-                else => return,
             }
             collect(&mut records, batch.len(), &stop).await;
             while batch.len() < BATCH_MAX {

@@ -6,6 +6,7 @@
 mod batch;
 mod db;
 mod feed;
+mod fleet;
 mod open;
 mod records;
 mod resource;
@@ -151,6 +152,17 @@ impl Default for Retention {
     }
 }
 
+/// A balancer that shares the catalog's database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalancerEntry {
+    /// Its name.
+    pub name: String,
+    /// Where agents reach its link, as it was announced.
+    pub link_address: String,
+    /// When it last said that it is there, to the millisecond.
+    pub seen_at: Timestamp,
+}
+
 /// How much is kept of ended calls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -163,7 +175,7 @@ pub(crate) struct Kept {
 /// Apps, functions and triggers. Every method is one transaction; what it changes is in the feed with it.
 ///
 /// Ids come as the client gave them: a text that is no id names nothing.
-pub(crate) trait CatalogStore: RecordStore + fmt::Debug + Send + Sync {
+pub(crate) trait CatalogStore: RecordStore + FleetStore + fmt::Debug + Send + Sync {
     /// Stores a new app.
     fn create_app<'a>(&'a self, input: &'a AppInput, now: Timestamp) -> StoreFuture<'a, Committed<App>>;
     /// Merges a change into an app.
@@ -258,4 +270,26 @@ pub(crate) trait RecordStore: Send + Sync {
     fn call<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, CallRecord>;
     /// The log of a function's call; empty if it wrote nothing.
     fn log<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, String>;
+}
+
+/// What the balancers of a fleet keep in common beside the catalog.
+pub(crate) trait FleetStore: Send + Sync {
+    /// Remembers the token; true if it was not known.
+    fn claim_join_token<'a>(
+        &'a self,
+        id: &'a str,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'a, bool>;
+    /// Adds a balancer, or says that it is still there.
+    fn announce_balancer<'a>(
+        &'a self,
+        name: &'a str,
+        link_address: &'a str,
+        now: Timestamp,
+    ) -> StoreFuture<'a, ()>;
+    /// Balancers by name that were seen at this moment or later.
+    fn balancers(&self, seen_since: Timestamp) -> StoreFuture<'_, Vec<BalancerEntry>>;
+    /// Removes a balancer.
+    fn forget_balancer<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()>;
 }

@@ -4,6 +4,7 @@ mod annotations;
 mod apps;
 mod calls;
 mod feed;
+mod fleet;
 mod fns;
 mod lists;
 mod openapi;
