@@ -3,6 +3,7 @@
 //! Verbs, nouns and their short forms are Fn's. Each verb's own arguments live in the file of that verb.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,8 +11,8 @@ use serde_json::Value;
 
 use crate::funcfile::FuncFile;
 use crate::{
-    apps, build_command, bump, calls, completion, config, context, deploy, functions, init, invoke, logs,
-    push, start, stop, triggers,
+    apps, build_command, bump, ca, calls, completion, config, context, deploy, functions, init, invoke, logs,
+    node_token, push, start, stop, triggers,
 };
 
 const EXAMPLES: &str = "\
@@ -142,6 +143,12 @@ pub enum Command {
     /// Show what a function wrote during a call
     #[command(visible_alias = "log")]
     Logs(logs::LogsArgs),
+    /// Make the fleet's certificate authority, show it, issue identities with it
+    #[command(subcommand)]
+    Ca(Ca),
+    /// Let machines join the fleet
+    #[command(subcommand)]
+    Node(Node),
     /// Show the versions of this program and of the server
     Version,
     /// Print a script that completes kiln's commands in a shell
@@ -285,6 +292,24 @@ pub enum Calls {
     Get(calls::GetArgs),
 }
 
+/// What `ca` does.
+#[derive(Debug, Subcommand)]
+pub enum Ca {
+    /// Make the fleet's certificate authority
+    Init(ca::InitArgs),
+    /// Issue an identity to a machine that does not join by itself
+    Issue(ca::IssueArgs),
+    /// Show the fleet's certificate authority
+    Show(ca::ShowArgs),
+}
+
+/// What `node` does.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// Print a token with which one machine joins the fleet
+    Token(node_token::TokenArgs),
+}
+
 /// Which function's project to work on.
 #[derive(Debug, Args)]
 pub struct FolderArgs {
@@ -334,6 +359,15 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A time such as `90s`, `1h 30m` or `30d`; a day has 24 hours.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let span = text.parse::<jiff::Span>().ok();
+    span.and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok())
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "write it as a number and a unit, such as 90s, 30m, 12h or 30d".to_owned())
+}
+
 /// `NAME=JSON`.
 pub fn annotation(text: &str) -> Result<(String, Value), String> {
     let (name, value) = key_value(text).map_err(|_| "write it as NAME=JSON".to_owned())?;
@@ -359,6 +393,16 @@ mod tests {
         assert_eq!(key_value("A="), Ok(("A".into(), String::new())));
         assert!(key_value("=b").is_err());
         assert!(key_value("A").is_err());
+    }
+
+    #[test]
+    fn times_have_units_up_to_days() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_mins(90)));
+        assert_eq!(duration("30d"), Ok(Duration::from_hours(30 * 24)));
+        for text in ["", "1", "0s", "-1h", "1 month", "soon", "99999999999d"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod args;
 pub mod build;
 pub mod build_command;
 pub mod bump;
+pub mod ca;
 pub mod calls;
 pub mod client;
 pub mod completion;
@@ -31,6 +32,7 @@ pub mod functions;
 pub mod init;
 pub mod invoke;
 pub mod logs;
+pub mod node_token;
 pub mod output;
 pub mod push;
 pub mod resources;
@@ -47,7 +49,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use args::{Calls, Cli, Command, Create, Delete, Get, GlobalArgs, Inspect, List, Unset, Update, Use};
+use args::{
+    Ca, Calls, Cli, Command, Create, Delete, Get, GlobalArgs, Inspect, List, Node, Unset, Update, Use,
+};
 use contexts::ContextStore;
 use output::Output;
 use session::Session;
@@ -61,6 +65,10 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Init(args) => init::run(output, args)?,
         Command::Bump(args) => bump::run(output, &args)?,
         Command::Completion(args) => completion::run(output, &args)?,
+        Command::Ca(Ca::Init(args)) => ca::init(output, &args)?,
+        Command::Ca(Ca::Issue(args)) => ca::issue(output, &args)?,
+        Command::Ca(Ca::Show(args)) => ca::show(output, &args)?,
+        Command::Node(Node::Token(args)) => node_token::run(output, &args)?,
         Command::Create(Create::Context(args)) => {
             context::create(
                 output,
@@ -131,6 +139,8 @@ fn with_server(global: &GlobalArgs, output: Output, command: Command) -> Result<
             | Command::Init(_)
             | Command::Bump(_)
             | Command::Completion(_)
+            | Command::Ca(_)
+            | Command::Node(_)
             | Command::Use(_)
             | Command::Create(Create::Context(_))
             | Command::List(List::Contexts)

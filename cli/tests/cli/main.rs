@@ -5,6 +5,7 @@
 mod api;
 mod contexts;
 mod deploy;
+mod identity;
 mod invoke;
 mod node;
 mod projects;

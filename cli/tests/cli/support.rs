@@ -15,13 +15,14 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 /// Variables that would change what kiln does.
-const VARIABLES: [&str; 10] = [
+const VARIABLES: [&str; 11] = [
     "FN_API_URL",
     "FN_REGISTRY",
     "FN_CONTEXT",
     "FN_TOKEN",
     "FN_PORT",
     "KILN_BUILD",
+    "KILN_CA_DIR",
     "KILN_DATA_DIR",
     "KILN_DETACHED",
     "KILN_ENV_FILE_READ",

@@ -27,6 +27,8 @@ fn help_names_every_verb_and_teaches_by_example() {
         "use",
         "calls",
         "logs",
+        "ca",
+        "node",
         "version",
         "completion",
     ] {

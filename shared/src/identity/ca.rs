@@ -36,7 +36,10 @@ const TOKEN_KEY_LABEL: &[u8] = b"kiln join token 1";
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// A CA is there already.
-    #[error("{} is there already; a fleet keeps its CA, so choose another folder or move it away", path.display())]
+    #[error(
+        "{} is there already; a fleet keeps its CA, so choose another folder or move it away",
+        path.display()
+    )]
     Exists {
         /// The file in the way.
         path: PathBuf,
@@ -57,7 +60,7 @@ pub enum CaError {
         source: io::Error,
     },
     /// A file cannot be written.
-    #[error("cannot write {}", path.display())]
+    #[error("cannot write {}; choose another folder or run as a user that may write there", path.display())]
     Write {
         /// Which.
         path: PathBuf,

@@ -32,7 +32,7 @@ pub(super) fn create(path: &Path, text: &str) -> io::Result<()> {
 
 /// A secret's text.
 pub(super) fn read_secret(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
+    let file = open(path)?;
     if file.metadata()?.permissions().mode() & 0o007 != 0 {
         let advice = format!("everybody may read or write it; run `chmod 600 {}`", path.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, advice));
@@ -42,7 +42,16 @@ pub(super) fn read_secret(path: &Path) -> io::Result<String> {
 
 /// A text that is no secret.
 pub(super) fn read(path: &Path) -> io::Result<String> {
-    read_bounded(File::open(path)?)
+    read_bounded(open(path)?)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            io::Error::new(error.kind(), "permission denied; run as a user that may read it")
+        }
+        _ => error,
+    })
 }
 
 fn read_bounded(file: File) -> io::Result<String> {

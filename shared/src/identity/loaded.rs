@@ -25,7 +25,8 @@ pub const IDENTITY_FILE: &str = "identity.pem";
 pub enum IdentityProblem {
     /// No key.
     #[error(
-        "holds no private key; it must hold a key, its certificate and the trusted CAs, as `kiln ca issue` writes them"
+        "holds no private key; it must hold a key, its certificate and the trusted CAs, as `kiln ca issue` \
+         writes them"
     )]
     NoKey,
     /// A section cannot be read.
@@ -78,7 +79,10 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The file cannot be written.
-    #[error("cannot write the identity {}", path.display())]
+    #[error(
+        "cannot write the identity {}; choose another folder or run as a user that may write there",
+        path.display()
+    )]
     Write {
         /// Which.
         path: PathBuf,

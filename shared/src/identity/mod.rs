@@ -11,7 +11,9 @@
 //!
 //! To replace the CA itself, trust the new one before it signs and the old one until its last certificate has ended:
 //! append the new `ca.pem` to the old CA's and let all renew; put the new key in place and let all renew; then take the
-//! old certificate out. Each renewal brings the trusted CAs along.
+//! old certificate out. A program reads the CA when it starts, and each renewal brings the trusted CAs along.
+//!
+//! There is no list of revoked certificates: what is signed is believed until it ends, so lives are short.
 
 mod ca;
 mod certificate;

@@ -3,6 +3,7 @@
 //! A peer is dialled by address, so its certificate is checked for who signed it, when, and its role; never for a host
 //! name. Settings hold a [`Credentials`] and read it at each handshake.
 
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -238,5 +239,16 @@ fn no_tls12() -> rustls::Error {
 }
 
 fn unfit(error: PeerError) -> rustls::Error {
-    CertificateError::Other(OtherError(Arc::new(error))).into()
+    CertificateError::Other(OtherError(Arc::new(Unfit(error)))).into()
+}
+
+/// Says its sentence also where rustls prints the debug form of a cause, in the text of its own errors.
+#[derive(thiserror::Error)]
+#[error(transparent)]
+struct Unfit(PeerError);
+
+impl fmt::Debug for Unfit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, formatter)
+    }
 }
