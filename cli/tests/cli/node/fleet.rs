@@ -19,7 +19,10 @@ fn program(name: &str) -> Command {
     Command::new(path)
 }
 
-/// Machines of a fleet with one secret.
+/// A free port of this machine.
+const ANY: &str = "127.0.0.1:0";
+
+/// Machines of a fleet with one CA.
 struct Fleet {
     balancer: Home,
     nodes: Vec<Node>,
@@ -30,25 +33,38 @@ impl Fleet {
     fn of(nodes: usize, memory_mib: u64) -> Self {
         let balancer = Home::new();
         balancer.write("token", "s3cret-of-the-fleet\n");
+        balancer.ok(&format!("ca init --ca-dir {}", balancer.path().join("ca").display()));
         let nodes = (0..nodes).map(|_| Node::with_memory_mib(memory_mib)).collect();
         Self { balancer, nodes, client: Client::builder().no_proxy().timeout(PATIENCE).build().unwrap() }
     }
 
-    /// Starts the agent of a node; at `address` if it had one before.
-    fn start_agent(&self, node: usize, address: &str) -> Process {
+    /// Starts the agent of a node and waits until it is linked; at `address` if it had one before.
+    async fn start_agent(&self, node: usize, address: &str, balancer: &Process) -> Process {
         let node = &self.nodes[node];
         let mut command = program("kiln-agent");
         command.args(["--listen", address, "--memory-mib", &node.memory_mib.to_string()]);
+        command.args(["--balancer", &balancer.logged("link_address")]);
         command.arg("--fleet-token-file").arg(self.balancer.path().join("token"));
-        Process::start(command, &node.home)
+        if !node.home.path().join("data/identity/identity.pem").exists() {
+            let ca = self.balancer.path().join("ca");
+            node.home
+                .write("join-token", &self.balancer.ok(&format!("node token --ca-dir {}", ca.display())));
+            command.arg("--join-token-file").arg(node.home.path().join("join-token"));
+        }
+        let agent = Process::start(command, &node.home);
+        eventually("the agent is linked", async || {
+            let ready = self.client.get(format!("http://{}/ready", agent.address)).send().await.unwrap();
+            ready.status() == StatusCode::OK
+        })
+        .await;
+        agent
     }
 
-    fn start_balancer(&self, agents: &[&Process]) -> Process {
+    /// Starts the balancer, with its link at `link`.
+    fn start_balancer(&self, link: &str) -> Process {
         let mut command = program("kiln-lb");
-        command.args(["--listen", "127.0.0.1:0"]);
-        for (number, agent) in agents.iter().enumerate() {
-            command.args(["--node", &format!("node{number}={}", agent.address)]);
-        }
+        command.args(["--listen", "127.0.0.1:0", "--link-listen", link, "--name", "lb1"]);
+        command.arg("--ca-dir").arg(self.balancer.path().join("ca"));
         command.arg("--fleet-token-file").arg(self.balancer.path().join("token"));
         Process::start(command, &self.balancer)
     }
@@ -86,8 +102,9 @@ impl Fleet {
 #[tokio::test]
 async fn balancer_and_agent_serve_calls_as_one_kiln_does() {
     let fleet = Fleet::of(1, 256);
-    let agent = fleet.start_agent(0, "127.0.0.1:0");
-    let mut balancer = fleet.start_balancer(&[&agent]);
+    let mut balancer = fleet.start_balancer(ANY);
+    let link = balancer.logged("link_address");
+    let _agent = fleet.start_agent(0, ANY, &balancer).await;
     let function = fleet.deploy(&balancer, &example("hello")).await;
     for (name, greeting) in [("", "Hello world!\n"), ("Kiln", "Hello Kiln!\n")] {
         assert_eq!(fleet.invoke(&balancer, &function, name).await, (StatusCode::OK, greeting.to_owned()));
@@ -110,20 +127,20 @@ async fn balancer_and_agent_serve_calls_as_one_kiln_does() {
     balancer.signal(Signal::SIGTERM);
     assert!(balancer.ended().success(), "{}", balancer.log());
     let containers = fleet.nodes[0].function_containers();
-    let balancer = fleet.start_balancer(&[&agent]);
-    assert_eq!(
-        fleet.invoke(&balancer, &function, "again").await,
-        (StatusCode::OK, "Hello again!\n".to_owned())
-    );
+    let balancer = fleet.start_balancer(&link);
+    eventually("the agent is linked again", async || {
+        fleet.invoke(&balancer, &function, "again").await == (StatusCode::OK, "Hello again!\n".to_owned())
+    })
+    .await;
     assert_eq!(fleet.nodes[0].function_containers(), containers);
 }
 
 #[tokio::test]
 async fn calls_of_a_killed_agent_fail_once_and_its_next_life_clears_up() {
     let fleet = Fleet::of(1, 128);
-    let agent = fleet.start_agent(0, "127.0.0.1:0");
+    let balancer = fleet.start_balancer(ANY);
+    let agent = fleet.start_agent(0, ANY, &balancer).await;
     let address = agent.address.clone();
-    let balancer = fleet.start_balancer(&[&agent]);
     let function = fleet.deploy(&balancer, &example("slow")).await;
     let cut = async {
         let (status, text) = fleet.invoke(&balancer, &function, "1000s").await;
@@ -147,7 +164,7 @@ async fn calls_of_a_killed_agent_fail_once_and_its_next_life_clears_up() {
 
     // Nobody is there, and that is said at once.
     assert_eq!(fleet.invoke(&balancer, &function, "1ms").await.0, StatusCode::SERVICE_UNAVAILABLE);
-    let _agent = fleet.start_agent(0, &address);
+    let _agent = fleet.start_agent(0, &address, &balancer).await;
     eventually("the containers of the previous life are gone", async || {
         !fleet.nodes[0].function_containers().iter().any(|id| left.contains(id))
     })
@@ -162,8 +179,8 @@ async fn calls_of_a_killed_agent_fail_once_and_its_next_life_clears_up() {
 async fn a_draining_agent_costs_no_call() {
     const CALLERS: usize = 4;
     let fleet = Arc::new(Fleet::of(2, 256));
-    let agents = [fleet.start_agent(0, "127.0.0.1:0"), fleet.start_agent(1, "127.0.0.1:0")];
-    let balancer = Arc::new(fleet.start_balancer(&[&agents[0], &agents[1]]));
+    let balancer = Arc::new(fleet.start_balancer(ANY));
+    let agents = [fleet.start_agent(0, ANY, &balancer).await, fleet.start_agent(1, ANY, &balancer).await];
     let function = fleet.deploy(&balancer, &example("slow")).await;
     assert_eq!(fleet.invoke(&balancer, &function, "1ms").await.0, StatusCode::OK);
     let home = usize::from(fleet.nodes[0].function_containers().is_empty());
@@ -212,7 +229,7 @@ async fn a_draining_agent_costs_no_call() {
 fn an_agent_that_others_could_reach_wants_a_secret() {
     let home = Home::new();
     let output = program("kiln-agent")
-        .args(["--listen", "0.0.0.0:0", "--data-dir"])
+        .args(["--balancer", "127.0.0.1:1", "--listen", "0.0.0.0:0", "--data-dir"])
         .arg(home.path().join("data"))
         .output()
         .unwrap();

@@ -163,6 +163,15 @@ impl Process {
         fs::read_to_string(&self.log).unwrap()
     }
 
+    /// A field that it has logged.
+    fn logged(&self, field: &str) -> String {
+        let log = self.log();
+        let values = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok()?[field].as_str().map(str::to_owned));
+        values.into_iter().next().unwrap_or_else(|| panic!("no {field} in\n{log}"))
+    }
+
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
