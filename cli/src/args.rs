@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::funcfile::FuncFile;
 use crate::{
     apps, build_command, bump, ca, calls, completion, config, context, deploy, functions, init, invoke, logs,
-    node_token, push, start, stop, triggers,
+    node_join, node_token, nodes, push, start, stop, top, triggers,
 };
 
 const EXAMPLES: &str = "\
@@ -146,9 +146,13 @@ pub enum Command {
     /// Make the fleet's certificate authority, show it, issue identities with it
     #[command(subcommand)]
     Ca(Ca),
-    /// Let machines join the fleet
+    /// List the nodes of the fleet
+    Nodes(nodes::ListArgs),
+    /// Let machines join the fleet; show, drain and take back its nodes
     #[command(subcommand)]
     Node(Node),
+    /// Watch the fleet at work: nodes, load, containers, waiting calls
+    Top(top::TopArgs),
     /// Show the versions of this program and of the server
     Version,
     /// Print a script that completes kiln's commands in a shell
@@ -306,6 +310,14 @@ pub enum Ca {
 /// What `node` does.
 #[derive(Debug, Subcommand)]
 pub enum Node {
+    /// Show a node with its containers
+    Inspect(nodes::InspectArgs),
+    /// Take no more calls to a node, and empty it
+    Drain(nodes::DrainArgs),
+    /// Take calls to a node again
+    Undrain(nodes::UndrainArgs),
+    /// Make this machine a node of a fleet
+    Join(node_join::JoinArgs),
     /// Print a token with which one machine joins the fleet
     Token(node_token::TokenArgs),
 }

@@ -5,6 +5,7 @@
 use std::io;
 use std::time::Duration;
 
+use kiln_shared::model::{FleetResource, NodeResource};
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -182,6 +183,26 @@ impl Client {
     pub async fn server_version(&self) -> Result<String, ApiError> {
         let body: VersionBody = self.get("/version", &[]).await?;
         Ok(body.version)
+    }
+
+    /// The fleet, as the server sees it.
+    pub async fn fleet(&self) -> Result<FleetResource, ApiError> {
+        self.get("/kiln/v1/fleet", &[]).await
+    }
+
+    /// The node of that name with its containers.
+    pub async fn node(&self, name: &str) -> Result<NodeResource, ApiError> {
+        self.get(&format!("/kiln/v1/nodes/{}", segment(name)), &[]).await
+    }
+
+    /// Tells the node of that name to take no more calls.
+    pub async fn drain_node(&self, name: &str) -> Result<NodeResource, ApiError> {
+        self.send(Method::POST, &format!("/kiln/v1/nodes/{}/drain", segment(name)), &json!({})).await
+    }
+
+    /// Tells the node of that name to take calls again.
+    pub async fn undrain_node(&self, name: &str) -> Result<NodeResource, ApiError> {
+        self.send(Method::POST, &format!("/kiln/v1/nodes/{}/undrain", segment(name)), &json!({})).await
     }
 
     /// The app of that name.
@@ -445,6 +466,13 @@ pub fn config_change(name: &str, value: &str) -> Value {
 
 fn first<T>(page: Page<T>) -> Option<T> {
     page.items.unwrap_or_default().into_iter().next()
+}
+
+/// A name as one segment of a path.
+fn segment(name: &str) -> String {
+    let mut url = Url::parse("http://host").expect("is a URL");
+    url.path_segments_mut().expect("can have segments").push(name);
+    url.path().trim_start_matches('/').to_owned()
 }
 
 fn is_loopback(url: &Url) -> bool {

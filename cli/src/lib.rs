@@ -32,7 +32,9 @@ pub mod functions;
 pub mod init;
 pub mod invoke;
 pub mod logs;
+pub mod node_join;
 pub mod node_token;
+pub mod nodes;
 pub mod output;
 pub mod push;
 pub mod resources;
@@ -41,6 +43,7 @@ pub mod session;
 pub mod single_node;
 pub mod start;
 pub mod stop;
+pub mod top;
 pub mod triggers;
 pub mod version;
 pub mod yaml;
@@ -69,6 +72,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ca(Ca::Issue(args)) => ca::issue(output, &args)?,
         Command::Ca(Ca::Show(args)) => ca::show(output, &args)?,
         Command::Node(Node::Token(args)) => node_token::run(output, &args)?,
+        Command::Node(Node::Join(args)) => node_join::run(output, &args)?,
         Command::Create(Create::Context(args)) => {
             context::create(
                 output,
@@ -133,6 +137,11 @@ fn with_server(global: &GlobalArgs, output: Output, command: Command) -> Result<
             }
             Command::Get(Get::Logs(args)) => logs::get(session, args).await,
             Command::Logs(args) => logs::get(session, args.into_get()?).await,
+            Command::Nodes(args) => nodes::list(session, args).await,
+            Command::Node(Node::Inspect(args)) => nodes::inspect(session, args).await,
+            Command::Node(Node::Drain(args)) => nodes::drain(session, args).await,
+            Command::Node(Node::Undrain(args)) => nodes::undrain(session, args).await,
+            Command::Top(args) => top::run(session, args).await,
             Command::Version => version::run(session).await,
             Command::Start(_)
             | Command::Stop(_)

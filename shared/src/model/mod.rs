@@ -8,6 +8,7 @@ mod app;
 mod call;
 mod error;
 mod function;
+mod node;
 mod trigger;
 mod wire;
 
@@ -16,6 +17,7 @@ pub use app::{App, AppInput, Shape};
 pub use call::Call;
 pub use error::ApiError;
 pub use function::{FunctionInput, FunctionResource, resolve};
+pub use node::{FleetResource, NodeFunction, NodeResource, ScaleResource};
 pub use trigger::{Trigger, TriggerInput, TriggerType};
 pub use wire::{Config, from_json, go_json};
 
