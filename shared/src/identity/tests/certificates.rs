@@ -193,6 +193,17 @@ fn an_identity_is_checked_when_it_is_read() {
 }
 
 #[test]
+fn only_an_identity_whose_time_is_over_has_ended() {
+    let fleet = Fleet::new();
+    fleet.agent("n1");
+    let has_ended = |role, at| Identity::load(&fleet.path("n1"), role, at).unwrap_err().has_ended();
+    assert!(has_ended(Role::Agent, now() + CERTIFICATE_VALID_FOR + HOUR));
+    assert!(!has_ended(Role::Agent, now() - HOUR));
+    assert!(!has_ended(Role::Balancer, now()));
+    assert!(!Identity::load(&fleet.path("n2"), Role::Agent, now()).unwrap_err().has_ended());
+}
+
+#[test]
 fn an_identity_of_another_role_is_not_installed() {
     let fleet = Fleet::new();
     let credentials = fleet.agent("n1");
