@@ -269,8 +269,8 @@ proptest! {
         cut in 0_usize..300,
         more in proptest::collection::vec(any::<u8>(), 1..9),
     ) {
-        let fleet = Fleet::shared();
-        let whole = fleet.issue(Role::Agent, "n1").key.cert[0].clone();
+        let ca = shared_ca();
+        let whole = ca.issue(&Peer::new(Role::Agent, "n1").unwrap(), HOUR, now()).unwrap().key.cert[0].clone();
         prop_assert_eq!(Peer::of_certificate(&whole).unwrap().to_string(), "kiln://agent/n1");
         prop_assert_eq!(Peer::of_certificate(&whole[..cut]), Err(PeerError::Malformed));
         let longer = [&*whole, &more].concat();
@@ -279,10 +279,10 @@ proptest! {
 
     #[test]
     fn a_certificate_altered_anywhere_is_no_identity(at in 0_usize..300, to: u8) {
-        let fleet = Fleet::shared();
+        let ca = shared_ca();
         let request = CertificateRequest::generate().unwrap();
         let peer = Peer::new(Role::Agent, "n1").unwrap();
-        let mut signed = fleet.ca.sign(request.csr_pem(), &peer, HOUR, now()).unwrap();
+        let mut signed = ca.sign(request.csr_pem(), &peer, HOUR, now()).unwrap();
         let mut own = pem::certificates(&signed.chain_pem).unwrap()[0].to_vec();
         prop_assume!(own[at] != to);
         own[at] = to;
