@@ -14,22 +14,23 @@ use crate::failure::Failure;
 use crate::output::Output;
 
 const INIT_EXAMPLES: &str = "\
-The CA's key decides who belongs to the fleet. Keep it on the balancers that let nodes join, or on a machine of its
-own, and keep a copy in a safe place: without it no node joins and no certificate is renewed.
+The CA's key decides who belongs to the fleet. Keep it on the balancers that let nodes join, or
+on a machine of its own, and keep a copy in a safe place: without it no node joins and no
+certificate is renewed.
 
-To replace a CA, make the new one in another folder. Append its ca.pem to the old one's and restart the balancers; when
-all certificates are renewed, put its ca-key.pem in the old one's place and restart them again; when all are renewed
-again, take the old certificate out of ca.pem.
+To replace a CA, make the new one in another folder. Append its ca.pem to the old one's and
+restart the balancers; when all certificates are renewed, put its ca-key.pem in the old one's
+place and restart them again; when all are renewed again, take the old certificate out of ca.pem.
 
 Examples:
-  kiln ca init                                         make the CA in /etc/kiln/ca
+  kiln ca init                             make the CA in /etc/kiln/ca
   kiln ca issue --role balancer --name lb1 --out /etc/kiln/identity
-                                                       let this machine be a balancer
-  kiln node token                                      let a node join";
+                                           let this machine be a balancer
+  kiln node token                          let a node join";
 
 const ISSUE_EXAMPLES: &str = "\
-FOLDER/identity.pem then holds the private key, its certificate and the CAs that it trusts. An older one is replaced in
-one step; programs that use it notice within seconds, without a restart.
+FOLDER/identity.pem then holds the private key, its certificate and the CAs that it trusts. An
+older one is replaced in one step; programs that use it notice within seconds, without a restart.
 
 Examples:
   kiln ca issue --role balancer --name lb1 --out /etc/kiln/identity

@@ -13,11 +13,11 @@ use crate::failure::Failure;
 use crate::output::Output;
 
 const EXAMPLES: &str = "\
-Run it where the fleet's CA is and hand the token to the machine that is to join; whoever has it first joins in its
-place, once. It needs no server, and tells the machine whom to believe.
+Run it where the fleet's CA is and hand the token to the machine that is to join; whoever has it
+first joins in its place, once. It needs no server, and tells the machine whom to believe.
 
 Examples:
-  kiln node token                                      for one agent, within an hour
+  kiln node token                          for one agent, within an hour
   kiln node token --valid-for 10m --role balancer
   kiln node token | ssh node7 'umask 077; cat > /tmp/token'";
 

@@ -100,6 +100,13 @@ pub enum IdentityError {
     },
 }
 
+impl IdentityError {
+    /// True if the identity was good once and its time is over: a new one may take its place.
+    pub fn has_ended(&self) -> bool {
+        matches!(self, Self::Bad { problem: IdentityProblem::Expired(_), .. })
+    }
+}
+
 /// A machine's identity, checked and ready for TLS.
 #[derive(Clone)]
 pub struct Identity {

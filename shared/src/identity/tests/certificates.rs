@@ -193,6 +193,17 @@ fn an_identity_is_checked_when_it_is_read() {
 }
 
 #[test]
+fn only_an_identity_whose_time_is_over_has_ended() {
+    let fleet = Fleet::new();
+    fleet.agent("n1");
+    let has_ended = |role, at| Identity::load(&fleet.path("n1"), role, at).unwrap_err().has_ended();
+    assert!(has_ended(Role::Agent, now() + CERTIFICATE_VALID_FOR + HOUR));
+    assert!(!has_ended(Role::Agent, now() - HOUR));
+    assert!(!has_ended(Role::Balancer, now()));
+    assert!(!Identity::load(&fleet.path("n2"), Role::Agent, now()).unwrap_err().has_ended());
+}
+
+#[test]
 fn an_identity_of_another_role_is_not_installed() {
     let fleet = Fleet::new();
     let credentials = fleet.agent("n1");
@@ -258,8 +269,8 @@ proptest! {
         cut in 0_usize..300,
         more in proptest::collection::vec(any::<u8>(), 1..9),
     ) {
-        let fleet = Fleet::shared();
-        let whole = fleet.issue(Role::Agent, "n1").key.cert[0].clone();
+        let ca = shared_ca();
+        let whole = ca.issue(&Peer::new(Role::Agent, "n1").unwrap(), HOUR, now()).unwrap().key.cert[0].clone();
         prop_assert_eq!(Peer::of_certificate(&whole).unwrap().to_string(), "kiln://agent/n1");
         prop_assert_eq!(Peer::of_certificate(&whole[..cut]), Err(PeerError::Malformed));
         let longer = [&*whole, &more].concat();
@@ -268,10 +279,10 @@ proptest! {
 
     #[test]
     fn a_certificate_altered_anywhere_is_no_identity(at in 0_usize..300, to: u8) {
-        let fleet = Fleet::shared();
+        let ca = shared_ca();
         let request = CertificateRequest::generate().unwrap();
         let peer = Peer::new(Role::Agent, "n1").unwrap();
-        let mut signed = fleet.ca.sign(request.csr_pem(), &peer, HOUR, now()).unwrap();
+        let mut signed = ca.sign(request.csr_pem(), &peer, HOUR, now()).unwrap();
         let mut own = pem::certificates(&signed.chain_pem).unwrap()[0].to_vec();
         prop_assume!(own[at] != to);
         own[at] = to;

@@ -35,12 +35,6 @@ impl Fleet {
         Self { folder, ca }
     }
 
-    /// One fleet for all cases of a property: making a CA waits for the disk.
-    fn shared() -> &'static Self {
-        static FLEET: LazyLock<Fleet> = LazyLock::new(Fleet::new);
-        &FLEET
-    }
-
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -70,6 +64,12 @@ impl Fleet {
     fn balancer(&self, name: &str) -> Credentials {
         self.keep(name, &self.issue(Role::Balancer, name))
     }
+}
+
+/// One CA for all cases of a property, as making one waits for the disk. Its folder is gone already.
+fn shared_ca() -> &'static CertificateAuthority {
+    static CA: LazyLock<CertificateAuthority> = LazyLock::new(|| Fleet::new().ca);
+    &CA
 }
 
 fn now() -> SystemTime {
