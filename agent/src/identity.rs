@@ -64,7 +64,7 @@ pub async fn join_fleet(
     }
 }
 
-/// The identity in `folder`; if there is none and there is a token, the one that it gets.
+/// The identity in `folder`; if there is none, or its time is over, and there is a token: the one that it gets.
 ///
 /// # Errors
 /// There is neither, or one is bad.
@@ -76,12 +76,12 @@ pub async fn identity(
     dialer: &Endpoint,
 ) -> Result<Credentials> {
     let missing = match Credentials::open(folder, Role::Agent, SystemTime::now()) {
-        Err(error @ IdentityError::Missing { .. }) => error,
+        Err(error) if matches!(error, IdentityError::Missing { .. }) || error.has_ended() => error,
         other => return Ok(other?),
     };
     let Some(token_file) = token_file else {
         return Err(anyhow::Error::new(missing).context(
-            "this node has not joined a fleet; make a token with `kiln node token` on the host of the fleet's CA, then run \
+            "this node has no identity to use; make a token with `kiln node token` on the host of the fleet's CA, then run \
              `kiln node join` here or give the token with --join-token-file",
         ));
     };

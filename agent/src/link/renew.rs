@@ -9,7 +9,7 @@ use kiln_shared::link::message::{Answer, Ask};
 use super::Linked;
 
 /// Pause after a balancer could not renew it. It is asked for long before the end.
-const RETRY_PAUSE: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_mins(1);
 
 /// Renews the certificate for ever, each time after two thirds of its life.
 pub async fn renew(credentials: Credentials, linked: Linked) {

@@ -1,13 +1,11 @@
 //! Whether an agent may be a node of this fleet. Pure.
 
-use jiff::{SignedDuration, Timestamp};
-use kiln_shared::identity::Peer;
+use jiff::Timestamp;
+use kiln_shared::identity::{CLOCK_DIFFERENCE_MAX, Peer};
 use kiln_shared::link::message::{CallsAt, Hello, PROTOCOL, Refused};
 
 use crate::fleet::Weight;
 
-/// How far an agent's clock may be off. Certificates and call records are worth nothing to hosts that disagree on the day.
-const CLOCK_OFF_MAX: SignedDuration = SignedDuration::from_mins(5);
 /// Longest name, zone or address in bytes.
 const TEXT_BYTES_MAX: usize = 255;
 
@@ -20,7 +18,8 @@ pub(super) fn check(hello: &Hello, agent: &Peer, now: Timestamp) -> Result<(), R
         return Err(Refused::Name { said: hello.node.clone(), certificate: agent.name().to_owned() });
     }
     let off = hello.clock.duration_since(now);
-    if off.abs() > CLOCK_OFF_MAX {
+    // Certificates and call records are worth nothing to hosts that disagree on the day.
+    if off.unsigned_abs() > CLOCK_DIFFERENCE_MAX {
         return Err(Refused::Clock { seconds: off.as_secs() });
     }
     let absurd = |what: &str| Err(Refused::Absurd { what: what.to_owned() });
@@ -52,6 +51,7 @@ fn is_address(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
     use kiln_shared::identity::Role;
     use kiln_shared::ids::NodeId;
 
@@ -84,7 +84,7 @@ mod tests {
         for (hello, expected) in [
             (Hello { protocol: 2, ..good.clone() }, "protocol"),
             (Hello { node: NodeId::new("b"), ..good.clone() }, "name"),
-            (Hello { clock: off(6), ..good.clone() }, "clock"),
+            (Hello { clock: off(11), ..good.clone() }, "clock"),
             (Hello { clock: off(-180), ..good.clone() }, "clock"),
             (Hello { weight: Some(0), ..good.clone() }, "absurd"),
             (Hello { weight: Some(100_000), ..good.clone() }, "absurd"),
@@ -95,7 +95,7 @@ mod tests {
             assert_eq!(reason(&hello, now), Err(expected), "{hello:?}");
         }
         for hello in [
-            Hello { clock: off(4), ..good.clone() },
+            Hello { clock: off(9), ..good.clone() },
             Hello { weight: Some(256), zone: Some("east".to_owned()), ..good.clone() },
             Hello { calls_at: CallsAt::Address("node-7.example:8081".to_owned()), ..good },
         ] {

@@ -10,9 +10,10 @@ use kiln_shared::identity::{
 };
 
 /// How often it is looked whether the certificate is to be renewed.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_mins(1);
 
-/// The identity in `folder`; if there is none and there is `authority`, one for `name` that it signs.
+/// The identity in `folder`; if there is none, or its time is over, and there is `authority`: one for
+/// `name` that it signs.
 ///
 /// # Errors
 /// There is neither, or one is bad.
@@ -22,7 +23,7 @@ pub(super) fn identity(
     authority: Option<&CertificateAuthority>,
 ) -> Result<Credentials> {
     let missing = match Credentials::open(folder, Role::Balancer, SystemTime::now()) {
-        Err(error @ IdentityError::Missing { .. }) => error,
+        Err(error) if matches!(error, IdentityError::Missing { .. }) || error.has_ended() => error,
         other => return Ok(other?),
     };
     let Some(authority) = authority else {
@@ -52,7 +53,8 @@ pub(super) async fn renew(credentials: Credentials, authority: Arc<CertificateAu
         // Signing and writing take their time.
         let renewed = tokio::task::spawn_blocking(move || -> Result<()> {
             let current = credentials.current();
-            if current.renew_at() > SystemTime::now() {
+            let trusts_the_same = current.trusted() == authority.trusted();
+            if current.renew_at() > SystemTime::now() && trusts_the_same {
                 return Ok(());
             }
             let identity = authority.issue(current.peer(), CERTIFICATE_VALID_FOR, SystemTime::now())?;
