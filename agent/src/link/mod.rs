@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use kiln_shared::identity::peer_of_connection;
 use kiln_shared::link::SERVER_NAME;
 use kiln_shared::link::message::{Answer, Ask, Command, Hello};
 use kiln_shared::link::quic::CODE_DONE;
@@ -248,13 +249,14 @@ impl Link {
         // Cancel-safe: a handshake that nobody waits for is given up.
         let Some(connection) = self.ends.stop.run_until_cancelled(connecting).await else { return Ok(()) };
         let connection = connection?;
-        let (writer, reader) = connection.open_bi().await?;
-        let mut session = open(&self.config.hello, reader, writer).await?;
-        let balancer = session.balancer.clone();
+        let balancer = peer_of_connection(&connection)?.name().to_owned();
+        // Before anything is said: a second link would take the first one's place.
         let Some(_entered) = self.linked.enter(&balancer, &connection) else {
             connection.close(CODE_DONE, b"linked already");
             return Err(LinkError::Twice { balancer });
         };
+        let (writer, reader) = connection.open_bi().await?;
+        let mut session = open(&self.config.hello, reader, writer).await?;
         *welcome = true;
         tracing::info!(balancer, address = %self.address, "linked");
         let ended = tokio::select! {

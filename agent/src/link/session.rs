@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kiln_shared::identity::PeerError;
 use kiln_shared::link::frame::{MessageReader, ReadError, write_message};
 use kiln_shared::link::message::{
     AgentMessage, Answer, Ask, BalancerMessage, Command, Hello, Opening, Refused, Stored,
@@ -45,6 +46,9 @@ pub enum LinkError {
     /// What came cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The balancer's certificate names nobody.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// The balancer says no.
     #[error("the balancer refuses this agent: {0}")]
     Refused(#[from] Refused),
@@ -75,7 +79,6 @@ pub(super) struct Ends {
 
 /// A link whose agent is welcome.
 pub(super) struct Session<R, W> {
-    pub(super) balancer: String,
     reader: MessageReader<R>,
     writer: W,
 }
@@ -94,7 +97,7 @@ where
     write_message(&mut writer, &Opening::State(hello)).await?;
     let first = timeout(WELCOME_TIMEOUT, reader.next()).await.map_err(|_elapsed| LinkError::NoWelcome)??;
     match first {
-        Some(BalancerMessage::Welcome { balancer }) => Ok(Session { balancer, reader, writer }),
+        Some(BalancerMessage::Welcome) => Ok(Session { reader, writer }),
         Some(BalancerMessage::Refused(reason)) => Err(reason.into()),
         Some(_) => Err(LinkError::NoWelcome),
         None => Err(LinkError::Closed),
@@ -154,9 +157,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
             // Both channels are read while the agent lives.
             BalancerMessage::Command(command) => drop(ends.commands.send(command).await),
             BalancerMessage::Balancers(balancers) => drop(ends.balancers.send(balancers).await),
-            BalancerMessage::Welcome { .. } | BalancerMessage::Refused(_) => {
-                tracing::debug!(balancer = self.balancer, "a second greeting");
-            }
+            BalancerMessage::Welcome | BalancerMessage::Refused(_) => tracing::debug!("a second greeting"),
         }
         false
     }

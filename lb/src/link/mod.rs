@@ -7,6 +7,7 @@ mod admit;
 mod ask;
 mod identity;
 mod join;
+mod peers;
 mod records;
 mod session;
 mod start;
@@ -22,6 +23,7 @@ use kiln_shared::link::quic::{CODE_DONE, CODE_REFUSED};
 use kiln_shared::link::{JOIN_ALPN, MESSAGE_BYTES_MAX};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Endpoint, Incoming};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -41,14 +43,14 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 /// What agents are served with.
 #[derive(Debug, Clone)]
 pub struct LinkServer {
-    /// This balancer's name, as its certificate has it.
-    pub name: String,
     /// Where news of nodes go.
     pub nodes: Nodes,
     /// Where their records go.
     pub records: StoredBatches,
     /// What their questions are answered with.
     pub answers: Answers,
+    /// Where all balancers are.
+    pub balancers: watch::Receiver<Vec<String>>,
     /// Who lets machines join, if this balancer has the key of the fleet's CA.
     pub registrar: Option<Registrar>,
 }

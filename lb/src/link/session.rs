@@ -11,6 +11,7 @@ use kiln_shared::link::frame::{MessageReader, ReadError, write_message};
 use kiln_shared::link::message::{AgentMessage, BalancerMessage, Hello, Refused};
 use kiln_shared::report::ReportScope;
 use quinn::{RecvStream, SendStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{LinkServer, admit};
@@ -47,9 +48,11 @@ pub(super) async fn serve(
         Ok(joined) => joined,
         Err(refused) => return refuse(refused, writer).await,
     };
-    let welcome = BalancerMessage::Welcome { balancer: server.name.clone() };
-    let ended = match write_message(&mut writer, &welcome).await {
-        Ok(()) => run(&mut joined, reader.with_bytes_max(STATE_BYTES_MAX), &mut writer).await,
+    let ended = match write_message(&mut writer, &BalancerMessage::Welcome).await {
+        Ok(()) => {
+            let reader = reader.with_bytes_max(STATE_BYTES_MAX);
+            run(&mut joined, reader, &mut writer, server.balancers.clone()).await
+        }
         Err(error) => Ended::Broken(error.into()),
     };
     joined.end(if matches!(ended, Ended::Goodbye) { News::Left } else { News::Lost }).await;
@@ -59,12 +62,28 @@ pub(super) async fn serve(
     }
 }
 
-async fn run(joined: &mut Joined, mut reader: MessageReader<RecvStream>, writer: &mut SendStream) -> Ended {
+async fn run(
+    joined: &mut Joined,
+    mut reader: MessageReader<RecvStream>,
+    writer: &mut SendStream,
+    mut balancers: watch::Receiver<Vec<String>>,
+) -> Ended {
     let mut told: Option<u64> = None;
+    balancers.mark_changed();
     loop {
-        // Both are cancel-safe: the reader keeps what it has read of a message.
+        // All are cancel-safe: the reader keeps what it has read of a message, a watch what it has seen.
         let message = tokio::select! {
             message = reader.next() => message,
+            Ok(()) = balancers.changed() => {
+                let list = balancers.borrow_and_update().clone();
+                if list.is_empty() {
+                    continue;
+                }
+                if let Err(error) = write_message(writer, &BalancerMessage::Balancers(list)).await {
+                    return Ended::Broken(error.into());
+                }
+                continue;
+            }
             wanted = joined.wanted.recv() => {
                 let Some(wanted) = wanted else { return Ended::Broken("a newer link took its place".into()) };
                 if let Err(error) = write_message(writer, &wanted).await {

@@ -13,10 +13,12 @@ use kiln_shared::identity::{CertificateAuthority, ClientAuth, Credentials, serve
 use kiln_shared::link::{JOIN_ALPN, LINK_ALPN, quic};
 use kiln_shared::program::DataFolder;
 use quinn::Endpoint;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::identity::{authority, identity, renew};
+use super::peers::Peers;
 use super::{Answers, LinkServer, Registrar};
 use crate::nodes::Nodes;
 use crate::route::RouteReader;
@@ -27,6 +29,10 @@ pub struct LinkArgs {
     /// UDP address on which agents link up and join
     #[arg(long, env = "KILN_LINK_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8082")]
     pub link_listen: SocketAddr,
+    /// Where agents reach this balancer, for those who learn of it from another one [default: --link-listen, unless that is
+    /// all of the machine's addresses]
+    #[arg(long, env = "KILN_LINK_ADVERTISE", value_name = "HOST:PORT")]
+    pub link_advertise: Option<String>,
     /// This balancer's name, for its first certificate; each has its own [default: the host's name]
     #[arg(long, env = "KILN_LB_NAME", value_name = "NAME")]
     pub name: Option<String>,
@@ -44,6 +50,7 @@ pub struct PreparedLink {
     endpoint: Endpoint,
     credentials: Credentials,
     authority: Option<Arc<CertificateAuthority>>,
+    advertise: Option<String>,
 }
 
 impl std::fmt::Debug for PreparedLink {
@@ -72,7 +79,12 @@ impl LinkArgs {
         let endpoint = quic::listen(self.link_listen, quic::server_config(tls)?).with_context(|| {
             format!("cannot listen for agents on UDP {}; choose another --link-listen", self.link_listen)
         })?;
-        Ok(PreparedLink { endpoint, credentials, authority })
+        let address = endpoint.local_addr()?;
+        let advertise = self
+            .link_advertise
+            .clone()
+            .or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
+        Ok(PreparedLink { endpoint, credentials, authority, advertise })
     }
 }
 
@@ -100,14 +112,22 @@ impl PreparedLink {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) {
-        let Self { endpoint, credentials, authority } = self;
+        let Self { endpoint, credentials, authority, advertise } = self;
         tasks.spawn(credentials.clone().watch(stop.clone()));
         if let Some(authority) = &authority {
             let renewing = renew(credentials.clone(), Arc::clone(authority));
             tasks.spawn(stop.clone().run_until_cancelled_owned(renewing));
         }
-        let server = LinkServer {
+        let (known, balancers) = watch::channel(Vec::new());
+        let peers = Peers {
+            catalog: catalog.clone(),
             name: credentials.current().peer().name().to_owned(),
+            address: advertise,
+            known,
+        };
+        tasks.spawn(peers.keep(stop.clone()));
+        let server = LinkServer {
+            balancers,
             nodes,
             records,
             answers: Answers::new(routes, authority.clone()),

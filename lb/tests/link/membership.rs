@@ -104,6 +104,7 @@ async fn an_agent_that_starts_anew_takes_the_place_of_its_earlier_life() {
     agent.report(|report| report.calls = 3);
     eventually("the first life is there", || balancer.load("a") == Some(3)).await;
     wire.cut();
+    let cut = Instant::now();
     let credentials = authority.credentials(kiln_shared::identity::Role::Agent, "a");
     let hello = crate::support::hello("a", 2);
     let _second = Agent::start_as(&credentials, hello, &[balancer.address]);
@@ -111,6 +112,7 @@ async fn an_agent_that_starts_anew_takes_the_place_of_its_earlier_life() {
         balancer.load("a") == Some(0) && balancer.state("a") == Some(NodeState::Up)
     })
     .await;
+    assert!(cut.elapsed() > Duration::from_millis(300), "the first life was not silent yet");
     drop(agent);
 }
 
@@ -131,4 +133,17 @@ async fn commands_reach_the_agent_and_the_lack_of_one_is_said() {
         balancer.nodes.tell(&stranger, Command::Drain).await,
         Err(TellError::Unknown(stranger.clone()))
     );
+}
+
+#[tokio::test]
+async fn an_agent_finds_the_other_balancers_by_the_one_that_it_was_given() {
+    let authority = Authority::new();
+    let one = Balancer::start_sharing(&authority, "lb1", "shared").await;
+    let two = Balancer::start_sharing(&authority, "lb2", "shared").await;
+    // The first one looks for others every few seconds.
+    let agent = Agent::start(&authority, "a", &[two.address]);
+    for balancer in [&one, &two] {
+        eventually("the node is up", || balancer.state("a") == Some(NodeState::Up)).await;
+    }
+    eventually("both are linked", || agent.linked.count() == 2).await;
 }

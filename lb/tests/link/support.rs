@@ -81,10 +81,20 @@ impl Balancer {
     }
 
     pub(crate) async fn start_at(authority: &Authority, name: &str, address: SocketAddr) -> Self {
-        let folder = authority.path(&format!("data-{name}"));
+        Self::start_with(authority, name, address, &format!("data-{name}")).await
+    }
+
+    /// With a catalog that others use too.
+    pub(crate) async fn start_sharing(authority: &Authority, name: &str, catalog: &str) -> Self {
+        Self::start_with(authority, name, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), catalog).await
+    }
+
+    async fn start_with(authority: &Authority, name: &str, address: SocketAddr, catalog: &str) -> Self {
+        let folder = authority.path(catalog);
         let catalog = open_catalog(&folder).await;
         let args = LinkArgs {
             link_listen: address,
+            link_advertise: None,
             name: Some(name.to_owned()),
             identity_dir: Some(authority.path(&format!("identity-{name}"))),
             ca_dir: Some(authority.path("ca")),

@@ -77,10 +77,7 @@ pub enum AgentMessage {
 #[serde(rename_all = "kebab-case")]
 pub enum BalancerMessage {
     /// The agent is a node of the fleet.
-    Welcome {
-        /// The balancer's name.
-        balancer: String,
-    },
+    Welcome,
     /// It is not, and this is why. The connection ends.
     Refused(Refused),
     /// Where all balancers are that this one knows, as `host:port`.
