@@ -156,15 +156,15 @@ async fn a_request_that_is_not_http_gets_an_answer_and_the_connection_goes_on() 
 
 #[tokio::test]
 async fn a_client_that_never_reads_does_not_make_a_server_keep_its_answers() {
-    let served = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&served);
-    let made = scripted(move |_| {
+    let answered = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&answered);
+    let service = scripted(move |_| {
         counted.fetch_add(1, Ordering::Relaxed);
         async { ok(Body::from(Bytes::from(vec![1; 4000]))) }
     });
     let (mut near, far) = duplex(1 << 10);
     let limits = ConnectionLimits::default();
-    let server = tokio::spawn(async move { serve(far, made, &limits, &CancellationToken::new()).await });
+    let server = tokio::spawn(async move { serve(far, service, &limits, &CancellationToken::new()).await });
     let request = b"POST / HTTP/1.1\r\nHost: a\r\n\r\n";
     near.write_all(&preface()).await.expect("writes");
     let flood = async {
@@ -175,6 +175,6 @@ async fn a_client_that_never_reads_does_not_make_a_server_keep_its_answers() {
     assert!(tokio::time::timeout(Duration::from_millis(300), flood).await.is_err(), "it reads no more");
     // As many as fill the outbox, and those that had been read by then.
     let bound = (OUT_BYTES_MAX / 4000) + (64 << 10) / request.len();
-    assert!(served.load(Ordering::Relaxed) < bound, "{} served", served.load(Ordering::Relaxed));
+    assert!(answered.load(Ordering::Relaxed) < bound, "{} answered", answered.load(Ordering::Relaxed));
     server.abort();
 }
