@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use kiln_shared::http1::buffer::WriteFraming;
 use kiln_shared::http1::client::{Connection, Exchange, ExchangeError, SendBody};
@@ -136,7 +136,7 @@ impl Client {
             clients.push(self.new_mux(agent));
             clients.len() - 1
         });
-        clients[free].start(call.head()?, call.body()).context("a connection without room")
+        clients[free].start(call.head()?, call.body()).map_err(|_| anyhow!("a connection without room"))
     }
 
     fn new_mux(&self, agent: usize) -> mux::Client {

@@ -49,15 +49,22 @@ impl Client {
         self.shared.lock().is_open()
     }
 
-    /// Begins a request: a whole head that declares the length of the body, and that body. `None` if there is no
-    /// [room](Self::has_room).
-    pub fn start(&self, head: Vec<u8>, body: Body) -> Option<Exchange> {
+    /// Begins a request: a whole head that declares the length of the body, and that body.
+    ///
+    /// # Errors
+    /// There is no [room](Self::has_room); head and body come back.
+    pub fn start(&self, head: Vec<u8>, body: Body) -> Result<Exchange, (Vec<u8>, Body)> {
+        let mut connection = self.shared.lock();
+        if !connection.has_room() {
+            return Err((head, body));
+        }
         let mut request = Outgoing::new(head, body);
         let (chunk, is_all) = request.first();
-        let id = self.shared.lock().open(chunk, is_all)?;
+        let id = connection.open(chunk, is_all);
+        drop(connection);
         request.sent_first();
         let stream = Stream::new(Arc::clone(&self.shared), id);
-        Some(Exchange { stream, request, arrived: Bytes::new(), left_bytes: None, done: false })
+        Ok(Exchange { stream, request, arrived: Bytes::new(), left_bytes: None, done: false })
     }
 }
 

@@ -165,19 +165,17 @@ impl Connection {
         !self.leaving && self.closed.is_none()
     }
 
-    /// Opens a stream with the beginning of `chunk`, which is not empty, and takes off that what is sent. `None` if
-    /// there is no room.
-    pub(super) fn open(&mut self, chunk: &mut Bytes, end: bool) -> Option<u32> {
-        if !self.has_room() {
-            return None;
-        }
+    /// Opens a stream, for which there must be [room](Self::has_room), with the beginning of `chunk`, which is not empty,
+    /// and takes off that what is sent.
+    pub(super) fn open(&mut self, chunk: &mut Bytes, end: bool) -> u32 {
+        debug_assert!(self.has_room() && !chunk.is_empty());
         self.last_id += 1;
         let id = self.last_id;
         let mut stream = Stream::new(self.out.position());
         Self::send(&mut self.out, id, &mut stream, chunk, end);
         self.streams.insert(id, stream);
         self.wake_driver();
-        Some(id)
+        id
     }
 
     /// Sends `chunk`, and the end behind it if so wanted. Ready when all of it is on its way.
@@ -493,7 +491,7 @@ impl Connection {
 
     fn told_to_leave(&mut self, last: u32, reason: String) {
         self.leaving = true;
-        let how = if reason.is_empty() { Closed::ByPeer } else { Closed::Told(reason.clone()) };
+        let how = if reason.is_empty() { Closed::Draining } else { Closed::Told(reason.clone()) };
         if self.side == Side::Client {
             for (_, stream) in self.streams.iter_mut().filter(|(id, _)| **id > last) {
                 stream.ended.get_or_insert(StreamError::NotTaken(how.clone()));

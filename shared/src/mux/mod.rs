@@ -112,6 +112,9 @@ pub enum Closed {
     /// The peer closed it.
     #[error("the peer closed the connection")]
     ByPeer,
+    /// The peer takes no more requests, for no fault of this side.
+    #[error("the peer is draining")]
+    Draining,
     /// The peer closed it and said why.
     #[error("the peer closed the connection: {0}")]
     Told(String),

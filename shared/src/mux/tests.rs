@@ -163,7 +163,7 @@ async fn a_connections_streams_run_side_by_side() {
         .collect();
     assert!(!pair.client.has_room() && pair.client.is_open());
     let none = Body::Empty;
-    assert!(pair.client.start(head(&none), none).is_none());
+    assert!(pair.client.start(head(&none), none).is_err());
     let all_there = async {
         while waiting.load(Ordering::Relaxed) < STREAMS_MAX {
             tokio::task::yield_now().await;

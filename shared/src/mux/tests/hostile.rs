@@ -20,7 +20,7 @@ fn said(side: Side, frames: &[Vec<u8>]) -> Result<(), Violation> {
     let mut connection = Connection::new(side);
     let mut chunk = Bytes::from_static(b"x");
     if side == Side::Client {
-        connection.open(&mut chunk, true).expect("room");
+        connection.open(&mut chunk, true);
     }
     let mut input = BytesMut::from(&[preface(), frames.concat()].concat()[..]);
     connection.receive(&mut input)
