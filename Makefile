@@ -11,10 +11,12 @@ PROFILE ?= release
 NAME ?=
 # This machine's target; named when building, so that RUSTFLAGS leave build scripts alone.
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+# Options of `make bench-hop`, as in `make bench-hop HOP='--in-flight 32 --rounds 5'`; empty: the whole table.
+HOP ?=
 # More arguments for `make test`, as in `make test ARGS='-p kiln-shared codec'`.
 ARGS ?= --workspace
 
-.PHONY: help run stop test lint fmt docs bench bench-micro clean
+.PHONY: help run stop test lint fmt docs bench bench-micro bench-hop clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +54,11 @@ bench: ## Compare Kiln with other proxies and Docker side by side (NAME=warm, co
 bench-micro: ## Measure ring, routes, codecs and slots with criterion
 	@scripts/setup.sh build
 	cargo bench -p kiln-benches
+
+bench-hop: ## Measure the ways of carrying a call from a balancer to an agent (HOP='--help' for options)
+	@scripts/setup.sh build
+	cargo build --release -p kiln-loadtest --bin bench-hop
+	target/release/bench-hop $(HOP)
 
 clean: stop ## Stop Kiln, remove what was built and what `make run` stored
 	cargo clean

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod link;
 pub mod listen;
 pub mod model;
+pub mod mux;
 pub mod program;
 pub mod record;
 pub mod report;

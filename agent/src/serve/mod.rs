@@ -20,8 +20,10 @@ use kiln_shared::http1::server::{ConnectionLimits, Request, Response, Service, p
 use kiln_shared::link::call::{IncomingCall, answer, failure, refusal, shows_token};
 use kiln_shared::link::{CALL_PATH, FUNCTIONS_PATH, HEALTH_PATH, READY_PATH};
 use kiln_shared::listen::{Bounds, Listeners, Workers};
+use kiln_shared::mux::{self, Closed};
 use kiln_shared::telemetry::MetricsHandle;
 use kiln_shared::token::Token;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -157,10 +159,43 @@ impl Service for Endpoint {
     }
 }
 
+/// Serves a connection as its first byte says: calls side by side, or HTTP/1.1.
 async fn connection(endpoint: Arc<Endpoint>, stream: TcpStream, stop: CancellationToken) {
-    let (reader, writer) = stream.into_split();
+    let mut first = [0];
+    let peeked = tokio::select! {
+        biased; // what has not begun is not begun at shutdown
+        () = stop.cancelled() => return,
+        // Cancel-safe: nothing is taken.
+        peeked = tokio::time::timeout(endpoint.limits.head_timeout, stream.peek(&mut first)) => peeked,
+    };
+    match peeked {
+        Ok(Ok(1)) if first[0] == mux::PREFACE[0] => side_by_side(endpoint, stream, &stop).await,
+        Ok(Ok(1)) => {
+            let (reader, writer) = stream.into_split();
+            one_by_one(endpoint, reader, writer, &stop).await;
+        }
+        // It is gone, or says nothing.
+        _ => {}
+    }
+}
+
+async fn side_by_side<I>(endpoint: Arc<Endpoint>, io: I, stop: &CancellationToken)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let limits = endpoint.limits.clone();
+    if let Closed::Violation(violation) = mux::serve(io, endpoint, &limits, stop).await {
+        tracing::warn!(error = %violation, "a balancer's connection was closed");
+    }
+}
+
+async fn one_by_one<R, W>(endpoint: Arc<Endpoint>, reader: R, writer: W, stop: &CancellationToken)
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send,
+{
     // Balancers speak HTTP/1.1; whatever else comes is closed.
-    serve(reader, writer, &*endpoint, &endpoint.limits, &stop).await;
+    serve(reader, writer, &*endpoint, &endpoint.limits, stop).await;
 }
 
 fn empty(status: u16) -> Response {

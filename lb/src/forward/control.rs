@@ -79,8 +79,14 @@ impl Control {
         self.token.as_ref()
     }
 
-    /// A new connection.
+    /// A new connection for one request at a time.
     pub(super) async fn connect(&self) -> io::Result<AgentConnection> {
+        let (reader, writer) = self.stream().await?.into_split();
+        Ok(Connection::new(reader, writer))
+    }
+
+    /// A new connection.
+    pub(super) async fn stream(&self) -> io::Result<TcpStream> {
         let stream = tokio::time::timeout(self.connect_timeout, TcpStream::connect(&*self.address))
             .await
             .map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -88,8 +94,7 @@ impl Control {
         let socket = SockRef::from(&stream);
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
         socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
-        let (reader, writer) = stream.into_split();
-        Ok(Connection::new(reader, writer))
+        Ok(stream)
     }
 
     /// Asks, and waits at most `timeout` for the whole answer of at most `bytes_max` bytes. Returns its status, 200

@@ -4,8 +4,10 @@
 //! them is [`kiln_shared::link`]'s; which node it is was decided by [`crate::fleet`].
 
 mod control;
+mod multiplexed;
 mod pool;
 mod remote;
+mod reply;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

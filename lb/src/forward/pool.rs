@@ -16,6 +16,9 @@ pub struct PoolConfig {
     pub idle_timeout: Duration,
     /// Longest time for a new connection.
     pub connect_timeout: Duration,
+    /// Most connections that carry small calls side by side; a further one is made when those there are full. Beyond, and
+    /// with 0, each call has a connection of its own.
+    pub mux_connections_max: usize,
 }
 
 impl Default for PoolConfig {
@@ -24,6 +27,7 @@ impl Default for PoolConfig {
             idle_connections_max: 1024,
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(1),
+            mux_connections_max: 4,
         }
     }
 }

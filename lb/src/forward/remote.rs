@@ -1,54 +1,66 @@
-//! Calls to an agent elsewhere, each on a connection of its own while it runs.
+//! Calls to an agent elsewhere: small ones side by side on a few connections, others on one of their own each.
 //!
 //! Invariant: a call is given back for another try only if no byte of it can have reached a function: no connection
-//! could be made, or the agent said so.
+//! could be made, it broke before the call was written, or the agent said so.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::Frame;
-use kiln_shared::body::{Body, BodyError};
+use kiln_shared::body::Body;
 use kiln_shared::call::{
     CallError, CallFuture, CallHop, CallRequest, CallResponse, DefineFuture, Failure, FailureKind, Refusal,
 };
 use kiln_shared::function::Function;
 use kiln_shared::http1::buffer::{WriteError, WriteFraming};
 use kiln_shared::http1::client::{Exchange, ExchangeError, SendBody};
-use kiln_shared::http1::head::{BodyLength, HeadLimits};
+use kiln_shared::http1::head::{BodyLength, HeadLimits, ResponseHead};
 use kiln_shared::link::FUNCTIONS_PATH;
 use kiln_shared::link::call::{ProtocolError, Verdict, read_answer, read_failure, request_head};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use kiln_shared::mux::{Closed, StartError};
 
 use super::control::{AgentConnection, Control};
+use super::multiplexed::Multiplexed;
 use super::pool::{Pool, PoolConfig};
+use super::reply::{AnswerBody, Reply};
 
 /// A declared body up to this size is read whole before the call is sent: it can be sent again if a node refuses, and
-/// a slow client holds no slot.
+/// a slow client holds no slot. Calls with such bodies travel side by side.
 const WHOLE_BODY_BYTES_MAX: u64 = 64 << 10;
-/// Longest text of a failure.
-const FAILURE_BYTES_MAX: u64 = 64 << 10;
 /// Longest time for an agent to take a definition.
 const DEFINE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Status of an agent that wants another token. No function is involved yet.
 const STATUS_UNAUTHORIZED: u16 = 401;
 
-type AgentExchange = Exchange<OwnedReadHalf, OwnedWriteHalf>;
-
 /// The way to one agent from one worker.
 #[derive(Debug)]
 pub(super) struct RemoteHop {
     control: Control,
     pool: Arc<Pool>,
+    multiplexed: Multiplexed,
+}
+
+/// Why an answer did not begin.
+enum NotBegun {
+    /// The call was not taken; here is its body.
+    Refused(Refusal, Body),
+    /// It ended, or may have run.
+    Failed(Failure),
+}
+
+impl From<ExchangeError> for NotBegun {
+    fn from(error: ExchangeError) -> Self {
+        Self::Failed(broken(&error))
+    }
 }
 
 impl RemoteHop {
     pub(super) fn new(control: Control, config: PoolConfig) -> Self {
-        Self { control, pool: Arc::new(Pool::new(config)) }
+        let multiplexed = Multiplexed::new(config.mux_connections_max, config.idle_timeout);
+        Self { control, pool: Arc::new(Pool::new(config)), multiplexed }
     }
 
     async fn run(&self, mut request: Box<CallRequest>) -> Result<CallResponse, CallError> {
@@ -57,21 +69,79 @@ impl RemoteHop {
             let whole = body.collect(WHOLE_BODY_BYTES_MAX).await;
             body = Body::from(whole.map_err(|error| Failure::of_body(&error))?);
         }
-        let Some(connection) = self.connection().await else {
-            return Err(refused(Refusal::Unreachable, request, body));
-        };
         // What is at hand costs nothing to keep for another try.
-        let (send, at_hand) = match &body {
-            Body::Empty => (SendBody::AtOnce, Some(Bytes::new())),
-            Body::Full(bytes) => (SendBody::AtOnce, Some(bytes.clone())),
-            Body::Stream { .. } => (SendBody::WhenAsked, None),
+        let at_hand = match &body {
+            Body::Empty => Some(Bytes::new()),
+            Body::Full(bytes) => Some(bytes.clone()),
+            Body::Stream { .. } => None,
         };
+        let send = if at_hand.is_some() { SendBody::AtOnce } else { SendBody::WhenAsked };
         let framing = WriteFraming::of(&body);
         let head = request_head(&request, self.control.token(), self.control.address(), framing, send)
             .map_err(|error| Failure::internal(error.to_string()))?;
-        let limits = head_limits();
-        let (mut head, mut exchange) =
-            Exchange::start(connection, head, body, framing, send, &limits).await.map_err(|e| broken(&e))?;
+        let begun = match self.begin(head, body, framing, send).await {
+            Ok(begun) => begun,
+            Err(NotBegun::Refused(reason, body)) => return Err(refused(reason, request, body)),
+            Err(NotBegun::Failed(failure)) => return Err(failure.into()),
+        };
+        self.conclude(begun, request, at_hand).await
+    }
+
+    /// Sends a call whose body is small and at hand beside others, if there is room, and any other on a connection of its
+    /// own.
+    async fn begin(
+        &self,
+        head: Vec<u8>,
+        body: Body,
+        framing: WriteFraming,
+        send: SendBody,
+    ) -> Result<(ResponseHead, Reply), NotBegun> {
+        let small = match &body {
+            Body::Empty => Some(Bytes::new()),
+            Body::Full(bytes) if bytes.len() as u64 <= WHOLE_BODY_BYTES_MAX => Some(bytes.clone()),
+            Body::Full(_) | Body::Stream { .. } => None,
+        };
+        let started = match small {
+            Some(bytes) => self.multiplexed.start(head, Body::from(bytes), &self.control),
+            None => Err(head),
+        };
+        match started {
+            Ok(mut exchange) => match exchange.answer(&head_limits()).await {
+                Ok(head) => Ok((head, Reply::Multiplexed(exchange))),
+                Err(StartError::NotTaken(Closed::Draining)) => {
+                    Err(NotBegun::Refused(Refusal::Draining, body))
+                }
+                Err(StartError::NotTaken(_)) => Err(NotBegun::Refused(Refusal::Unreachable, body)),
+                Err(StartError::Failed(error)) => Err(error.into()),
+            },
+            Err(head) => self.begin_pooled(head, body, framing, send).await,
+        }
+    }
+
+    async fn begin_pooled(
+        &self,
+        head: Vec<u8>,
+        body: Body,
+        framing: WriteFraming,
+        send: SendBody,
+    ) -> Result<(ResponseHead, Reply), NotBegun> {
+        let Some(connection) = self.connection().await else {
+            return Err(NotBegun::Refused(Refusal::Unreachable, body));
+        };
+        let (head, exchange) = Exchange::start(connection, head, body, framing, send, &head_limits()).await?;
+        // Not one over which a body was streamed: the agent closes it if its function did not read all of that, which
+        // shows too late.
+        let pool = (send == SendBody::AtOnce).then(|| Arc::clone(&self.pool));
+        Ok((head, Reply::Pooled { exchange, pool }))
+    }
+
+    /// What an answer's head says.
+    async fn conclude(
+        &self,
+        (mut head, mut reply): (ResponseHead, Reply),
+        request: Box<CallRequest>,
+        at_hand: Option<Bytes>,
+    ) -> Result<CallResponse, CallError> {
         let verdict = match read_answer(&mut head) {
             Ok(verdict) => verdict,
             Err(_) if head.status == STATUS_UNAUTHORIZED => {
@@ -86,25 +156,20 @@ impl RemoteHop {
         match verdict {
             Verdict::Answer(headers, stages) => {
                 let status = head.status;
-                if let Some(body) = exchange.take_arrived_body() {
-                    self.give_back(exchange, send);
+                if let Some(body) = reply.take_arrived_body() {
+                    drop(reply.release());
                     return Ok(CallResponse { status, headers, body: Body::from(body), stages });
                 }
                 let length = match head.length {
                     BodyLength::Fixed(bytes) => Some(bytes),
                     BodyLength::Chunked | BodyLength::UntilClose => None,
                 };
-                let pool = (send == SendBody::AtOnce).then(|| Arc::clone(&self.pool));
-                let answer = Answer { exchange: Some(exchange), pool };
-                let body = Body::Stream { stream: Box::pin(answer), length };
+                let body = Body::Stream { stream: Box::pin(AnswerBody::new(reply)), length };
                 Ok(CallResponse { status, headers, body, stages })
             }
             Verdict::Refused(reason) => {
-                drop(drain(&mut exchange).await);
-                let (untouched, connection) = exchange.finish();
-                if let Some(connection) = connection {
-                    self.pool.put(connection);
-                }
+                drop(reply.text().await);
+                let untouched = reply.release();
                 match at_hand.map(Body::from).or(untouched) {
                     Some(body) => Err(refused(reason, request, body)),
                     // Only an agent that asks for a body and then refuses comes here.
@@ -112,8 +177,8 @@ impl RemoteHop {
                 }
             }
             Verdict::Failed => {
-                let text = drain(&mut exchange).await.map_err(|error| broken(&error))?;
-                self.give_back(exchange, send);
+                let text = reply.text().await.map_err(|error| broken(&error))?;
+                drop(reply.release());
                 Err(read_failure(&text).map_err(|error| foreign(&error))?.into())
             }
         }
@@ -132,16 +197,6 @@ impl RemoteHop {
                 tracing::info!(agent = self.control.address(), %error, "cannot reach an agent");
                 None
             }
-        }
-    }
-
-    /// Keeps the connection, unless a body was streamed over it: the agent closes it if its function did not read all
-    /// of that, which shows too late.
-    fn give_back(&self, exchange: AgentExchange, send: SendBody) {
-        if send == SendBody::AtOnce
-            && let Some(connection) = exchange.finish().1
-        {
-            self.pool.put(connection);
         }
     }
 }
@@ -174,18 +229,6 @@ fn refused(reason: Refusal, mut request: Box<CallRequest>, body: Body) -> CallEr
     CallError::Refused { reason, request }
 }
 
-async fn drain(exchange: &mut AgentExchange) -> Result<Vec<u8>, ExchangeError> {
-    let mut text = Vec::new();
-    while let Some(chunk) = poll_fn(|context| exchange.poll_chunk(context)).await {
-        let chunk = chunk?;
-        if (text.len() + chunk.len()) as u64 > FAILURE_BYTES_MAX {
-            break;
-        }
-        text.extend_from_slice(&chunk);
-    }
-    Ok(text)
-}
-
 /// The failure of a call whose connection broke before its answer. It may have run.
 fn broken(error: &ExchangeError) -> Failure {
     match error {
@@ -198,34 +241,4 @@ fn broken(error: &ExchangeError) -> Failure {
 fn foreign(error: &ProtocolError) -> Failure {
     Failure::new(FailureKind::NodeLost, 502, "the node's answer cannot be read")
         .with_detail(error.to_string())
-}
-
-/// An answer's body on its way from an agent. Dropped before its end it closes the connection, which cancels the call.
-struct Answer {
-    exchange: Option<AgentExchange>,
-    /// Where the connection goes if it may be used again.
-    pool: Option<Arc<Pool>>,
-}
-
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let Some(exchange) = &mut this.exchange else { return Poll::Ready(None) };
-        let chunk = ready!(exchange.poll_chunk(context));
-        if !matches!(chunk, Some(Ok(_))) || exchange.is_complete() {
-            let exchange = this.exchange.take();
-            if let Some(pool) = &this.pool
-                && let Some(connection) = exchange.and_then(|exchange| exchange.finish().1)
-            {
-                pool.put(connection);
-            }
-        }
-        Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data).map_err(BodyError::from)))
-    }
 }

@@ -3,6 +3,8 @@
 #[path = "../support/fed.rs"]
 mod fed;
 
+mod multiplexed;
+mod relay;
 mod remote;
 mod suite;
 mod support;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::{CallError, Failure, Refusal};
 
-use crate::support::{LONG, Node, answer, call, piecewise, reached, request, ways};
+use crate::support::{LONG, Node, WAYS, answer, call, piecewise, reached, request, ways};
 
 #[tokio::test]
 async fn request_and_answer_arrive_as_they_were_sent() {
@@ -83,7 +83,7 @@ async fn a_failure_arrives_with_its_words_and_its_detail() {
 
 #[tokio::test]
 async fn a_piece_of_an_answer_arrives_before_the_next_is_made() {
-    let (senders, bodies): (Vec<_>, VecDeque<_>) = (0..2).map(|_| piecewise()).unzip();
+    let (senders, bodies): (Vec<_>, VecDeque<_>) = (0..WAYS).map(|_| piecewise()).unzip();
     let bodies = Arc::new(Mutex::new(bodies));
     let node = Node::new(move |_| {
         let body = bodies.lock().expect("not poisoned").pop_front().expect("a body a way");

@@ -73,13 +73,23 @@ impl Agent {
     }
 
     pub(crate) fn start_at(address: SocketAddr, node: &Arc<Node>, token: Option<&str>) -> Self {
+        Self::start_with(address, node, token, Duration::ZERO)
+    }
+
+    /// One that lets its calls end for so long when it is dropped.
+    pub(crate) fn start_with(
+        address: SocketAddr,
+        node: &Arc<Node>,
+        token: Option<&str>,
+        grace: Duration,
+    ) -> Self {
         let listeners = bind(address, 1).expect("a free port");
         let address = listeners.address();
         let hop: Arc<dyn CallHop> = node.clone();
         let token = token.map(|token| Token::new(token).expect("a token"));
         let endpoint = Arc::new(Endpoint::new(hop, token, Linked::default(), metrics()));
         let stop = CancellationToken::new();
-        let workers = endpoint.serve(listeners, &stop, Duration::ZERO).expect("serves");
+        let workers = endpoint.serve(listeners, &stop, grace).expect("serves");
         Self { address, stop, workers: Some(workers) }
     }
 }
@@ -106,23 +116,51 @@ pub(crate) struct Way {
 }
 
 /// Every way there is to `node`, with its name.
-pub(crate) fn ways(node: &Arc<Node>) -> [(&'static str, Way); 2] {
-    let agent = Agent::start(node, Some("s3cret"));
-    let remote = remote_hop(agent.address, Some("s3cret"));
+pub(crate) fn ways(node: &Arc<Node>) -> [(&'static str, Way); WAYS] {
+    let remote = |carrier| {
+        let agent = Agent::start(node, Some("s3cret"));
+        let hop = hop_over(carrier, agent.address, Some("s3cret"));
+        Way { hop, _agent: Some(agent) }
+    };
     [
         ("in process", Way { hop: node.clone(), _agent: None }),
-        ("remote", Way { hop: remote, _agent: Some(agent) }),
+        ("a connection a call", remote(Carrier::Pooled)),
+        ("side by side", remote(Carrier::Multiplexed)),
     ]
 }
 
-/// The way over the network to the agent at `address`.
+/// How many [`ways`] there are.
+pub(crate) const WAYS: usize = 3;
+
+/// What small calls go over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Carrier {
+    Pooled,
+    Multiplexed,
+}
+
+pub(crate) const CARRIERS: [Carrier; 2] = [Carrier::Pooled, Carrier::Multiplexed];
+
+/// The way over the network to the agent at `address`, as it is by default.
 pub(crate) fn remote_hop(address: SocketAddr, token: Option<&str>) -> Arc<dyn CallHop> {
+    hop_over(Carrier::Multiplexed, address, token)
+}
+
+pub(crate) fn hop_over(carrier: Carrier, address: SocketAddr, token: Option<&str>) -> Arc<dyn CallHop> {
+    let pools = match carrier {
+        Carrier::Pooled => PoolConfig { mux_connections_max: 0, ..PoolConfig::default() },
+        Carrier::Multiplexed => PoolConfig::default(),
+    };
+    hop_with(pools, address, token)
+}
+
+pub(crate) fn hop_with(pools: PoolConfig, address: SocketAddr, token: Option<&str>) -> Arc<dyn CallHop> {
     let mut fleet = Fleet::new(LivenessPolicy::default(), Instant::now());
     let address = Address::Remote(address.to_string().into());
     fleet.join(NodeConfig { id: NodeId::new("n"), address, weight: None, zone: None }, Instant::now());
     let view = fleet.view();
     let token = token.map(|token| Token::new(token).expect("a token"));
-    let forwarder = Forwarder::remote(token, PoolConfig::default());
+    let forwarder = Forwarder::remote(token, pools);
     forwarder.hop(view.members()[0].node(), &view).expect("a way")
 }
 

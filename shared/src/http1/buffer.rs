@@ -56,7 +56,8 @@ impl<R> fmt::Debug for ReadBuffer<R> {
     }
 }
 
-fn take(input: &mut BytesMut, bytes: usize) -> Bytes {
+/// Takes `bytes` off the front of `input`; a small piece is copied, so that the buffer stays its reader's alone.
+pub(crate) fn take(input: &mut BytesMut, bytes: usize) -> Bytes {
     if bytes > COPIED_BYTES_MAX {
         return input.split_to(bytes).freeze();
     }

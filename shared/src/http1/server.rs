@@ -6,8 +6,8 @@
 
 mod connection;
 mod request_body;
-mod response;
-mod timer;
+pub(crate) mod response;
+pub(crate) mod timer;
 
 use std::future::Future;
 use std::pin::pin;

@@ -8,6 +8,7 @@ use tokio::io::AsyncWrite;
 
 use super::super::buffer::{MessageWriter, WriteFraming};
 use super::super::date;
+use super::super::headers::HeaderBlock;
 use super::super::push_decimal;
 use super::Response;
 use crate::body::Body;
@@ -34,25 +35,14 @@ pub(super) fn response_writer(response: Response, form: Form) -> (MessageWriter,
         WriteFraming::Chunked if !http11 => WriteFraming::UntilClose,
         framing => framing,
     };
-    let mut head = Vec::with_capacity(headers.as_bytes().len() + 192);
-    head.extend_from_slice(if http11 { b"HTTP/1.1 " } else { b"HTTP/1.0 " });
-    push_decimal(u64::from(status), &mut head);
-    head.push(b' ');
-    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-    head.extend_from_slice(reason.unwrap_or("").as_bytes());
-    head.extend_from_slice(b"\r\n");
-    head.extend_from_slice(headers.as_bytes());
+    let mut head = begin_head(if http11 { b"HTTP/1.1 " } else { b"HTTP/1.0 " }, status, &headers);
     if date {
         date::push_date(&mut head);
     }
     let mut until_close = false;
     match framing {
         WriteFraming::Fixed(_) if bodyless => {}
-        WriteFraming::Fixed(length) => {
-            head.extend_from_slice(b"Content-Length: ");
-            push_decimal(length, &mut head);
-            head.extend_from_slice(b"\r\n");
-        }
+        WriteFraming::Fixed(length) => push_length(length, &mut head),
         WriteFraming::Chunked => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         WriteFraming::UntilClose => until_close = true,
     }
@@ -68,6 +58,38 @@ pub(super) fn response_writer(response: Response, form: Form) -> (MessageWriter,
         MessageWriter::new(head, body, framing)
     };
     (writer, until_close)
+}
+
+/// The status line and the answer's own header lines.
+fn begin_head(version: &[u8], status: u16, headers: &HeaderBlock) -> Vec<u8> {
+    let mut head = Vec::with_capacity(headers.as_bytes().len() + 192);
+    head.extend_from_slice(version);
+    push_decimal(u64::from(status), &mut head);
+    head.push(b' ');
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    head.extend_from_slice(reason.unwrap_or("").as_bytes());
+    head.extend_from_slice(b"\r\n");
+    head.extend_from_slice(headers.as_bytes());
+    head
+}
+
+fn push_length(length: u64, head: &mut Vec<u8>) {
+    head.extend_from_slice(b"Content-Length: ");
+    push_decimal(length, head);
+    head.extend_from_slice(b"\r\n");
+}
+
+/// The head and body of an answer for a carrier that shows by itself where the body ends.
+pub(crate) fn self_framed(response: Response) -> (Vec<u8>, Body) {
+    let Response { status, headers, mut body } = response;
+    let mut head = begin_head(b"HTTP/1.1 ", status, &headers);
+    if status == 204 || status == 304 {
+        body = Body::Empty;
+    } else if let Some(length) = body.length() {
+        push_length(length, &mut head);
+    }
+    head.extend_from_slice(b"\r\n");
+    (head, body)
 }
 
 /// Notes whether a write had to wait for the client.

@@ -9,21 +9,21 @@ use tokio::time::{Instant, Sleep};
 
 /// A deadline that is cheap to move: the runtime's timer is touched only when the deadline comes nearer or
 /// the old one is reached.
-pub(super) struct Timer {
+pub(crate) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
 }
 
 impl Timer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { sleep: None, deadline: None }
     }
 
-    pub(super) fn set(&mut self, after: Duration) {
+    pub(crate) fn set(&mut self, after: Duration) {
         self.set_at(Instant::now() + after);
     }
 
-    pub(super) fn set_at(&mut self, deadline: Instant) {
+    pub(crate) fn set_at(&mut self, deadline: Instant) {
         self.deadline = Some(deadline);
         if let Some(sleep) = &mut self.sleep
             && deadline < sleep.deadline()
@@ -33,7 +33,7 @@ impl Timer {
     }
 
     /// Ready once the deadline has passed.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.deadline else { return Poll::Pending };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         loop {

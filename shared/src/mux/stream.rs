@@ -1,0 +1,110 @@
+//! A stream in the hands of whoever reads and writes it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::StreamError;
+use super::connection::Connection;
+
+/// A connection, as its driver and its streams share it.
+#[derive(Debug)]
+pub(super) struct Shared(Mutex<Connection>);
+
+impl Shared {
+    pub(super) fn new(connection: Connection) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(connection)))
+    }
+
+    /// Never contended: all who take it are on one thread.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Pieces that came and were not taken. The first one costs no allocation.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    first: Bytes,
+    more: VecDeque<Bytes>,
+}
+
+impl Inbox {
+    pub(super) fn push(&mut self, piece: Bytes) {
+        if self.first.is_empty() && self.more.is_empty() {
+            self.first = piece;
+        } else {
+            self.more.push_back(piece);
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
+        if self.first.is_empty() { self.more.pop_front() } else { Some(std::mem::take(&mut self.first)) }
+    }
+}
+
+/// A stream. Dropped before its end it is given up, and the peer is told.
+#[derive(Debug)]
+pub(super) struct Stream {
+    shared: Arc<Shared>,
+    id: u32,
+}
+
+impl Stream {
+    pub(super) fn new(shared: Arc<Shared>, id: u32) -> Self {
+        Self { shared, id }
+    }
+
+    /// What the peer sends, for another owner. Of use while this stream lives.
+    pub(super) fn reader(&self) -> StreamReader {
+        StreamReader { shared: Arc::clone(&self.shared), id: self.id }
+    }
+
+    pub(super) fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, StreamError>>> {
+        self.shared.lock().poll_receive(self.id, context)
+    }
+
+    pub(super) fn has_all(&self) -> bool {
+        self.shared.lock().has_all(self.id)
+    }
+
+    pub(super) fn poll_send(
+        &mut self,
+        chunk: &mut Bytes,
+        end: bool,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        self.shared.lock().poll_send(self.id, chunk, end, context)
+    }
+
+    pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.shared.lock().poll_gone(self.id, context)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.lock().drop_stream(self.id);
+    }
+}
+
+/// Reads a stream that somebody else owns.
+#[derive(Debug)]
+pub(super) struct StreamReader {
+    shared: Arc<Shared>,
+    id: u32,
+}
+
+impl StreamReader {
+    pub(super) fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, StreamError>>> {
+        self.shared.lock().poll_receive(self.id, context)
+    }
+}
