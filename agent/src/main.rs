@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use jiff::Timestamp;
 use kiln_agent::identity::{dial_socket, identity};
@@ -20,7 +20,7 @@ use kiln_shared::link::LINK_ALPN;
 use kiln_shared::link::message::{CallsAt, Hello, PROTOCOL};
 use kiln_shared::link::quic;
 use kiln_shared::listen::{Drained, bind, workers_default};
-use kiln_shared::program::{self, DataFolder, FleetTokenArgs, LogArgs, stop_on_signals};
+use kiln_shared::program::{self, DataFolder, LogArgs, stop_on_signals};
 use kiln_shared::record::RecordSink;
 use kiln_shared::telemetry;
 use tokio::sync::mpsc;
@@ -84,8 +84,6 @@ struct AgentArgs {
     #[arg(long, env = "KILN_WORKERS", value_name = "THREADS")]
     workers: Option<usize>,
     #[command(flatten)]
-    fleet_token: FleetTokenArgs,
-    #[command(flatten)]
     node: NodeArgs,
     #[command(flatten)]
     log: LogArgs,
@@ -101,13 +99,6 @@ fn main() -> ExitCode {
 
 async fn serve(args: AgentArgs) -> Result<()> {
     args.log.start()?;
-    let token = args.fleet_token.token()?;
-    ensure!(
-        token.is_some() || args.listen.ip().is_loopback(),
-        "{} can be reached from other machines, and whoever reaches it can run functions; \
-         give a secret with --fleet-token-file or listen on 127.0.0.1",
-        args.listen
-    );
     let listeners = bind(args.listen, args.workers.unwrap_or_else(workers_default))?;
     let folder = DataFolder::open(&args.data_dir)?;
     let metrics = telemetry::start_metrics()?;
@@ -144,7 +135,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     for task in [
         Box::pin(orders.run(waiting)) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
         Box::pin(renew(credentials.clone(), linked.clone())),
-        Box::pin(credentials.watch(stop_tasks.clone())),
+        Box::pin(credentials.clone().watch(stop_tasks.clone())),
     ] {
         tasks.spawn(stop_tasks.clone().run_until_cancelled_owned(task));
     }
@@ -152,7 +143,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     let grace = Duration::from_secs(args.grace_seconds);
     let (stop, stop_endpoint) = (stop_on_signals()?, CancellationToken::new());
     let hop: Arc<dyn CallHop> = Arc::new(agent.clone());
-    let endpoint = Arc::new(Endpoint::new(hop, token, linked, metrics.clone()));
+    let endpoint = Arc::new(Endpoint::new(hop, &credentials, linked, metrics.clone()));
     let serving =
         endpoint.serve(listeners, &stop_endpoint, grace).context("cannot start the agent's threads")?;
     let upkeep = telemetry::keep_up(metrics);

@@ -10,7 +10,7 @@ use kiln_lb::balancer::{EdgeArgs, prepare};
 use kiln_lb::forward::{Forwarder, PoolConfig};
 use kiln_lb::link::LinkArgs;
 use kiln_shared::listen::Drained;
-use kiln_shared::program::{self, DataFolder, FleetTokenArgs, LogArgs, stop_on_signals};
+use kiln_shared::program::{self, DataFolder, LogArgs, stop_on_signals};
 
 /// Takes calls, and sends each to a node where its function is warm (`kiln-agent`).
 #[derive(Debug, Parser)]
@@ -35,8 +35,6 @@ struct BalancerArgs {
     #[arg(long, env = "KILN_LB_DATA_DIR", value_name = "FOLDER", default_value = "/var/lib/kiln-lb")]
     data_dir: PathBuf,
     #[command(flatten)]
-    fleet_token: FleetTokenArgs,
-    #[command(flatten)]
     edge: EdgeArgs,
     #[command(flatten)]
     log: LogArgs,
@@ -49,12 +47,12 @@ fn main() -> ExitCode {
 
 async fn serve(args: BalancerArgs) -> Result<()> {
     args.log.start()?;
-    let token = args.fleet_token.token()?;
     let folder = DataFolder::open(&args.data_dir)?;
     let link = args.link.prepare(&folder)?;
     let link_address = link.address()?;
     let prepared = prepare(args.edge, args.listen, &folder).await?;
-    let balancer = prepared.serve([], Forwarder::remote(token, PoolConfig::default()), Some(link)).await?;
+    let forwarder = Forwarder::remote(link.credentials(), PoolConfig::default());
+    let balancer = prepared.serve([], forwarder, Some(link)).await?;
     let stop = stop_on_signals()?;
     let address = balancer.address();
     tracing::info!(%address, %link_address, "the balancer takes calls; stop it with SIGTERM");

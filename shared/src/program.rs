@@ -14,7 +14,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::{LogFormat, TelemetryError, start_logs};
-use crate::token::Token;
 
 /// How a server writes its own log.
 #[derive(Debug, Clone, Args)]
@@ -34,28 +33,6 @@ impl LogArgs {
     /// See [`start_logs`].
     pub fn start(&self) -> Result<(), TelemetryError> {
         start_logs(self.log_format, &self.log_level)
-    }
-}
-
-/// The secret that balancers show to agents.
-#[derive(Debug, Clone, Default, Args)]
-pub struct FleetTokenArgs {
-    /// File whose only line is the secret that balancers show to agents; the same on all hosts
-    #[arg(long, env = "KILN_FLEET_TOKEN_FILE", value_name = "FILE")]
-    pub fleet_token_file: Option<PathBuf>,
-}
-
-impl FleetTokenArgs {
-    /// The token, if a file is given.
-    ///
-    /// # Errors
-    /// The file cannot be read or holds no token.
-    pub fn token(&self) -> Result<Option<Token>> {
-        let Some(path) = &self.fleet_token_file else { return Ok(None) };
-        let text = fs::read_to_string(path)
-            .with_context(|| format!("cannot read the fleet's token from {}", path.display()))?;
-        let token = Token::new(&text).with_context(|| format!("{} holds no token", path.display()))?;
-        Ok(Some(token))
     }
 }
 
@@ -170,16 +147,5 @@ mod tests {
         let folder = DataFolder::open(parent.path()).expect("opens");
         assert_eq!(folder.remembered("name", || "first".to_owned()).expect("is made"), "first");
         assert_eq!(folder.remembered("name", || "second".to_owned()).expect("is read"), "first");
-    }
-
-    #[test]
-    fn a_token_file_without_a_token_is_an_error_that_names_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("token");
-        fs::write(&path, "\n").expect("is written");
-        let error = FleetTokenArgs { fleet_token_file: Some(path.clone()) }.token().expect_err("no token");
-        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-        fs::write(&path, "s3cret\n").expect("is written");
-        assert!(FleetTokenArgs { fleet_token_file: Some(path) }.token().expect("reads").is_some());
     }
 }

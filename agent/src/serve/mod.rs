@@ -1,6 +1,7 @@
 //! The agent's endpoint: what balancers elsewhere send it (`kiln_shared::link`).
 //!
-//! Every request but `/health` and `/metrics` must show the fleet's token, if there is one.
+//! Calls and definitions come over TLS from balancers of the fleet, and from nobody else. On the same port `/health`,
+//! `/ready` and `/metrics` are told in plain HTTP to whoever asks.
 
 mod functions;
 
@@ -17,14 +18,16 @@ use kiln_shared::function::{Function, Revision};
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::http1::head::{HeadLimits, RequestHead};
 use kiln_shared::http1::server::{ConnectionLimits, Request, Response, Service, plain, serve};
-use kiln_shared::link::call::{IncomingCall, answer, failure, refusal, shows_token};
-use kiln_shared::link::{CALL_PATH, FUNCTIONS_PATH, HEALTH_PATH, READY_PATH};
+use kiln_shared::identity::{ClientAuth, Credentials, Role, peer_of, server_config};
+use kiln_shared::link::call::{IncomingCall, answer, failure, refusal};
+use kiln_shared::link::{CALL_PATH, FUNCTIONS_PATH, HEALTH_PATH, HTTP1_ALPN, MUX_ALPN, READY_PATH};
 use kiln_shared::listen::{Bounds, Listeners, Workers};
 use kiln_shared::mux::{self, Closed};
 use kiln_shared::telemetry::MetricsHandle;
-use kiln_shared::token::Token;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use self::functions::KnownFunctions;
@@ -38,7 +41,7 @@ const CONNECTIONS_MAX: usize = 50_000;
 /// Answers balancers. Shared by the worker threads.
 pub struct Endpoint {
     hop: Arc<dyn CallHop>,
-    token: Option<Token>,
+    tls: TlsAcceptor,
     functions: KnownFunctions,
     linked: Linked,
     limits: ConnectionLimits,
@@ -52,15 +55,20 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint for what runs calls (an [`Agent`](crate::Agent)), with its reports and its call records.
-    pub fn new(hop: Arc<dyn CallHop>, token: Option<Token>, linked: Linked, metrics: MetricsHandle) -> Self {
+    /// An endpoint for what runs calls (an [`Agent`](crate::Agent)), which shows this agent's certificate.
+    pub fn new(
+        hop: Arc<dyn CallHop>,
+        credentials: &Credentials,
+        linked: Linked,
+        metrics: MetricsHandle,
+    ) -> Self {
         // Room for what a balancer adds to a client's head.
         let head = HeadLimits { bytes_max: 128 << 10, target_bytes_max: 1 << 10, fields_max: 128 };
         // The edge keeps its client's time and says so to the client, which must not come after this node's.
         let body_timeout = 2 * ConnectionLimits::default().body_timeout;
         Self {
             hop,
-            token,
+            tls: TlsAcceptor::from(server_config(credentials, &[MUX_ALPN, HTTP1_ALPN], ClientAuth::Required)),
             functions: KnownFunctions::default(),
             linked,
             limits: ConnectionLimits { head, body_timeout, ..ConnectionLimits::default() },
@@ -122,29 +130,12 @@ impl Endpoint {
     }
 }
 
+/// What balancers of the fleet may ask.
 impl Service for Endpoint {
     async fn handle(&self, request: Request) -> Response {
         let Request { mut head, body } = request;
-        let is_known = shows_token(&mut head.headers, self.token.as_ref());
-        let target = std::mem::take(&mut head.target);
-        let path = target.split('?').next().unwrap_or_default();
-        if path == HEALTH_PATH {
-            return plain(200, "ok");
-        }
-        if path == READY_PATH {
-            return match self.linked.count() {
-                0 => plain(503, "no balancer is linked; calls cannot come"),
-                _ => plain(200, "ok"),
-            };
-        }
-        if path == "/metrics" {
-            let text = Body::from(Bytes::from(self.metrics.render()));
-            return with_type(200, b"text/plain; version=0.0.4; charset=utf-8", text);
-        }
-        if !is_known {
-            return plain(401, "the fleet's token is missing or another one");
-        }
-        match (&head.method, path) {
+        let path = std::mem::take(&mut head.target);
+        match (&head.method, &*path) {
             (&Method::POST, CALL_PATH) => self.call(head, body).await,
             (&Method::PUT, path) => match path.strip_prefix(FUNCTIONS_PATH) {
                 Some(revision) => self.define(revision, body).await,
@@ -159,23 +150,79 @@ impl Service for Endpoint {
     }
 }
 
-/// Serves a connection as its first byte says: calls side by side, or HTTP/1.1.
+/// What anybody may ask.
+struct Status(Arc<Endpoint>);
+
+impl Service for Status {
+    async fn handle(&self, request: Request) -> Response {
+        let Self(endpoint) = self;
+        match request.head.target.split('?').next().unwrap_or_default() {
+            HEALTH_PATH => plain(200, "ok"),
+            READY_PATH if endpoint.linked.count() == 0 => {
+                plain(503, "no balancer is linked; calls cannot come")
+            }
+            READY_PATH => plain(200, "ok"),
+            "/metrics" => {
+                let text = Body::from(Bytes::from(endpoint.metrics.render()));
+                with_type(200, b"text/plain; version=0.0.4; charset=utf-8", text)
+            }
+            _ => plain(404, "calls come over TLS, from the balancers of the fleet"),
+        }
+    }
+}
+
+/// The first byte of a TLS connection: a handshake record (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// Serves a connection as its first byte says: TLS for balancers, plain HTTP/1.1 for those who want to know how it is.
 async fn connection(endpoint: Arc<Endpoint>, stream: TcpStream, stop: CancellationToken) {
     let mut first = [0];
     let peeked = tokio::select! {
         biased; // what has not begun is not begun at shutdown
         () = stop.cancelled() => return,
         // Cancel-safe: nothing is taken.
-        peeked = tokio::time::timeout(endpoint.limits.head_timeout, stream.peek(&mut first)) => peeked,
+        peeked = timeout(endpoint.limits.head_timeout, stream.peek(&mut first)) => peeked,
     };
     match peeked {
-        Ok(Ok(1)) if first[0] == mux::PREFACE[0] => side_by_side(endpoint, stream, &stop).await,
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => balancer(endpoint, stream, &stop).await,
         Ok(Ok(1)) => {
             let (reader, writer) = stream.into_split();
-            one_by_one(endpoint, reader, writer, &stop).await;
+            let limits = endpoint.limits.clone();
+            serve(reader, writer, &Status(endpoint), &limits, &stop).await;
         }
         // It is gone, or says nothing.
         _ => {}
+    }
+}
+
+/// Serves a balancer, one call after the other or many side by side, as it has asked for in the handshake.
+async fn balancer(endpoint: Arc<Endpoint>, stream: TcpStream, stop: &CancellationToken) {
+    let shaken = timeout(endpoint.limits.head_timeout, endpoint.tls.accept(stream)).await;
+    let stream = match shaken {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a caller is no balancer of this fleet");
+            return;
+        }
+        Err(_elapsed) => return,
+    };
+    let (_, tls) = stream.get_ref();
+    match peer_of(tls.peer_certificates()) {
+        Ok(peer) if peer.role() == Role::Balancer => {}
+        Ok(peer) => {
+            tracing::warn!(%peer, "only balancers may call");
+            return;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a caller is no balancer of this fleet");
+            return;
+        }
+    }
+    if tls.alpn_protocol() == Some(MUX_ALPN) {
+        side_by_side(endpoint, stream, stop).await;
+    } else {
+        let (reader, writer) = tokio::io::split(stream);
+        one_by_one(endpoint, reader, writer, stop).await;
     }
 }
 

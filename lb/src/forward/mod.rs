@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use kiln_shared::call::CallHop;
-use kiln_shared::token::Token;
+use kiln_shared::identity::Credentials;
 
-pub use control::{Control, ControlError};
+pub use control::{AgentTls, Control, ControlError};
 pub use pool::PoolConfig;
 use remote::RemoteHop;
 
@@ -27,7 +27,7 @@ use crate::fleet::{Address, Node, NodeSerial, View};
 pub struct Forwarder {
     serial: ForwarderSerial,
     local: Option<Arc<dyn CallHop>>,
-    token: Option<Token>,
+    tls: Option<AgentTls>,
     pools: PoolConfig,
 }
 
@@ -56,21 +56,17 @@ impl ForwarderSerial {
 impl Forwarder {
     /// To the agent of this process alone.
     pub fn local(agent: Arc<dyn CallHop>) -> Self {
-        Self {
-            serial: ForwarderSerial::next(),
-            local: Some(agent),
-            token: None,
-            pools: PoolConfig::default(),
-        }
+        Self { serial: ForwarderSerial::next(), local: Some(agent), tls: None, pools: PoolConfig::default() }
     }
 
-    /// To agents elsewhere, which are shown `token`.
-    pub fn remote(token: Option<Token>, pools: PoolConfig) -> Self {
-        Self { serial: ForwarderSerial::next(), local: None, token, pools }
+    /// To agents elsewhere, which are shown this balancer's certificate.
+    pub fn remote(credentials: &Credentials, pools: PoolConfig) -> Self {
+        let tls = Some(AgentTls::new(credentials));
+        Self { serial: ForwarderSerial::next(), local: None, tls, pools }
     }
 
     /// The way to `node` from this thread, made on first use. `view` tells which others are still of use. `None` if
-    /// the node is said to be in this process and there is no agent in it.
+    /// there is none: no agent is in this process, or it has no certificate to show elsewhere.
     pub fn hop(&self, node: &Node, view: &View) -> Option<Arc<dyn CallHop>> {
         let address = match node.address() {
             Address::Local => return self.local.clone(),
@@ -83,7 +79,8 @@ impl Forwarder {
             }
             let is_member = |serial| view.members().iter().any(|member| member.node().serial() == serial);
             hops.retain(|&(forwarder, serial), _| forwarder == self.serial && is_member(serial));
-            let control = Control::new(Arc::clone(address), self.token.clone(), self.pools.connect_timeout);
+            let (id, tls) = (node.id().clone(), self.tls.clone()?);
+            let control = Control::new(id, Arc::clone(address), tls, self.pools.connect_timeout);
             let hop: Arc<dyn CallHop> = Arc::new(RemoteHop::new(control, self.pools));
             hops.insert(key, Arc::clone(&hop));
             Some(hop)

@@ -53,7 +53,7 @@ impl Multiplexed {
         let (client, driver) = Client::new();
         let idle_timeout = self.idle_timeout;
         self.drivers.spawn(async move {
-            let how = driver.run(agent.stream(), idle_timeout).await;
+            let how = driver.run(agent.connect_mux(), idle_timeout).await;
             let agent = agent.address();
             match how {
                 Closed::Unused | Closed::ByPeer | Closed::Draining => {}

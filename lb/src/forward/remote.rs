@@ -32,9 +32,6 @@ const WHOLE_BODY_BYTES_MAX: u64 = 64 << 10;
 /// Longest time for an agent to take a definition.
 const DEFINE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Status of an agent that wants another token. No function is involved yet.
-const STATUS_UNAUTHORIZED: u16 = 401;
-
 /// The way to one agent from one worker.
 #[derive(Debug)]
 pub(super) struct RemoteHop {
@@ -77,7 +74,7 @@ impl RemoteHop {
         };
         let send = if at_hand.is_some() { SendBody::AtOnce } else { SendBody::WhenAsked };
         let framing = WriteFraming::of(&body);
-        let head = request_head(&request, self.control.token(), self.control.address(), framing, send)
+        let head = request_head(&request, self.control.address(), framing, send)
             .map_err(|error| Failure::internal(error.to_string()))?;
         let begun = match self.begin(head, body, framing, send).await {
             Ok(begun) => begun,
@@ -144,13 +141,6 @@ impl RemoteHop {
     ) -> Result<CallResponse, CallError> {
         let verdict = match read_answer(&mut head) {
             Ok(verdict) => verdict,
-            Err(_) if head.status == STATUS_UNAUTHORIZED => {
-                tracing::error!(
-                    agent = self.control.address(),
-                    "an agent does not accept this balancer's fleet token"
-                );
-                Verdict::Refused(Refusal::Unreachable)
-            }
             Err(error) => return Err(foreign(&error).into()),
         };
         match verdict {

@@ -10,8 +10,8 @@ use http_body::Frame;
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::http1::client::{Exchange, ExchangeError};
 use kiln_shared::mux;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::control::{AgentReader, AgentWriter};
 use super::pool::Pool;
 
 /// Longest text of a failure or refusal in bytes.
@@ -22,7 +22,7 @@ pub(super) enum Reply {
     /// On a connection of its own.
     Pooled {
         /// The call.
-        exchange: Exchange<OwnedReadHalf, OwnedWriteHalf>,
+        exchange: Exchange<AgentReader, AgentWriter>,
         /// Where the connection goes if it may be used again.
         pool: Option<Arc<Pool>>,
     },

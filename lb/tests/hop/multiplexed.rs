@@ -9,14 +9,19 @@ use bytes::Bytes;
 use kiln_lb::forward::PoolConfig;
 use kiln_shared::body::Body;
 use kiln_shared::call::{CallError, CallHop, CallRequest, CallResponse, FailureKind, Refusal};
+use kiln_shared::identity::{ClientAuth, Role, server_config};
+use kiln_shared::link::MUX_ALPN;
 use kiln_shared::mux::{CREDIT_BYTES, STREAMS_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 use crate::relay::Relay;
-use crate::support::{Agent, LONG, Node, answer, hop_with, piecewise, reached, remote_hop, request};
+use crate::support::{
+    Agent, LONG, NODE, Node, answer, credentials, fleet, hop_with, piecewise, reached, remote_hop, request,
+};
 
 /// Answers with the call's body, when the gate is opened for it.
 fn gated() -> (Arc<Node>, Arc<Semaphore>) {
@@ -62,10 +67,10 @@ fn numbered(number: usize) -> Body {
 #[tokio::test]
 async fn as_many_calls_as_a_connection_takes_share_one_and_further_ones_find_another_way() {
     let (node, gate) = gated();
-    let agent = Agent::start(&node, None);
+    let agent = Agent::start(&node);
     let relay = Relay::start(agent.address).await;
     let pools = PoolConfig { mux_connections_max: 2, ..PoolConfig::default() };
-    let hop = hop_with(pools, relay.address, None);
+    let hop = hop_with(pools, relay.address);
     let first = defined(&*hop).await;
     // The one that carried the definition.
     let others = relay.connections.load(Ordering::Relaxed);
@@ -98,8 +103,8 @@ async fn a_stalled_reader_delays_no_other_call() {
             if large { Body::stream(Body::from(Bytes::from(vec![1; LARGE_BYTES]))) } else { request.body };
         Ok(answer(200, body))
     });
-    let agent = Agent::start(&node, None);
-    let hop = remote_hop(agent.address, None);
+    let agent = Agent::start(&node);
+    let hop = remote_hop(agent.address);
     let first = defined(&*hop).await;
     let mut stalled = Vec::new();
     for _ in 0..8 {
@@ -133,9 +138,9 @@ async fn a_stalled_reader_delays_no_other_call() {
 #[tokio::test]
 async fn bodies_up_to_the_bound_share_and_larger_ones_do_not() {
     let node = Node::new(|request| async move { Ok(answer(200, request.body)) });
-    let agent = Agent::start(&node, None);
+    let agent = Agent::start(&node);
     let relay = Relay::start(agent.address).await;
-    let hop = remote_hop(relay.address, None);
+    let hop = remote_hop(relay.address);
     let first = defined(&*hop).await;
     let mut connections = relay.connections.load(Ordering::Relaxed) + 1;
     for (bytes, further) in [(1, 0), (64 << 10, 0), ((64 << 10) + 1, 1), (2 * CREDIT_BYTES as usize, 0)] {
@@ -183,8 +188,8 @@ async fn a_call_is_cancelled_in_every_phase_and_its_neighbours_live() {
         }
     });
     let text = |text: &'static str| Body::from(Bytes::from_static(text.as_bytes()));
-    let agent = Agent::start(&node, None);
-    let hop = remote_hop(agent.address, None);
+    let agent = Agent::start(&node);
+    let hop = remote_hop(agent.address);
     let first = defined(&*hop).await;
     let mut neighbour = hop.call(another(&first, text("stream"))).await.expect("a head");
     // Asked for, but not written: the driver had no turn yet.
@@ -219,9 +224,9 @@ async fn an_answer_whose_agent_is_lost_does_not_end_cleanly_and_is_not_tried_aga
         });
         Ok(answer(200, body))
     });
-    let agent = Agent::start(&node, None);
+    let agent = Agent::start(&node);
     let relay = Relay::start(agent.address).await;
-    let hop = remote_hop(relay.address, None);
+    let hop = remote_hop(relay.address);
     let first = defined(&*hop).await;
     let mut answers = Vec::new();
     for _ in 0..10 {
@@ -242,8 +247,8 @@ async fn an_answer_whose_agent_is_lost_does_not_end_cleanly_and_is_not_tried_aga
 #[tokio::test]
 async fn an_agent_that_drains_answers_what_it_took_and_refuses_the_rest() {
     let (node, gate) = gated();
-    let agent = Agent::start_with(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &node, None, LONG);
-    let hop = remote_hop(agent.address, None);
+    let agent = Agent::start_with(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &node, LONG);
+    let hop = remote_hop(agent.address);
     let first = defined(&*hop).await;
     let taken: Vec<_> = (0..64).map(|number| calling(&hop, another(&first, numbered(number)))).collect();
     reached(&node.calls, taken.len()).await;
@@ -273,15 +278,23 @@ async fn an_agent_that_drains_answers_what_it_took_and_refuses_the_rest() {
     tokio::time::timeout(LONG, stopped).await.expect("ends by itself").expect("ends");
 }
 
+/// A connection of a balancer to what stands for an agent.
+async fn accept(listener: &TcpListener) -> tokio_rustls::server::TlsStream<tokio::net::TcpStream> {
+    let (stream, _) = listener.accept().await.expect("is called");
+    let tls = server_config(&credentials(fleet(), Role::Agent, NODE), &[MUX_ALPN], ClientAuth::Required);
+    TlsAcceptor::from(tls).accept(stream).await.expect("a handshake")
+}
+
 #[tokio::test]
 async fn a_server_that_does_not_multiplex_has_taken_no_call() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-    let hop = remote_hop(listener.local_addr().expect("an address"), None);
+    let hop = remote_hop(listener.local_addr().expect("an address"));
     let calls: Vec<_> = (0..3).map(|number| calling(&hop, request(numbered(number)))).collect();
-    let (mut stream, _) = listener.accept().await.expect("is called");
+    let mut stream = accept(&listener).await;
     let mut read = [0; 8];
     stream.read_exact(&mut read).await.expect("a beginning");
     stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("writes");
+    stream.flush().await.expect("writes");
     for (number, calling) in calls.into_iter().enumerate() {
         let refused = ended(calling).await.expect_err("is refused");
         let CallError::Refused { reason: Refusal::Unreachable, request } = refused else {
@@ -294,9 +307,9 @@ async fn a_server_that_does_not_multiplex_has_taken_no_call() {
 #[tokio::test]
 async fn calls_on_a_connection_that_breaks_are_lost_if_they_were_written() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-    let hop = remote_hop(listener.local_addr().expect("an address"), None);
+    let hop = remote_hop(listener.local_addr().expect("an address"));
     let calls: Vec<_> = (0..3).map(|number| calling(&hop, request(numbered(number)))).collect();
-    let (mut stream, _) = listener.accept().await.expect("is called");
+    let mut stream = accept(&listener).await;
     let mut read = Vec::new();
     while read.windows(4).filter(|bytes| *bytes == b"\r\n\r\n").count() < calls.len() {
         stream.read_buf(&mut read).await.expect("heads");

@@ -9,8 +9,12 @@ use bytes::Bytes;
 use kiln_shared::body::Body;
 use kiln_shared::call::{CallError, FailureKind, Refusal};
 
+use kiln_shared::identity::Role;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::support::{
-    Agent, CARRIERS, LONG, Node, answer, call, hop_over, piecewise, reached, remote_hop, request,
+    Agent, CARRIERS, LONG, NODE, Node, answer, authority, call, credentials, fleet, hop_as, hop_over,
+    piecewise, reached, remote_hop, request,
 };
 
 fn echo() -> Arc<Node> {
@@ -22,7 +26,7 @@ async fn an_agent_that_is_not_there_refuses() {
     // Bound and closed: nobody listens there.
     let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port");
     for carrier in CARRIERS {
-        let hop = hop_over(carrier, address, None);
+        let hop = hop_over(carrier, address);
         let refused =
             hop.call(request(Body::from(Bytes::from_static(b"kept")))).await.expect_err("nobody is there");
         let CallError::Refused { reason: Refusal::Unreachable, request } = refused else {
@@ -33,15 +37,40 @@ async fn an_agent_that_is_not_there_refuses() {
 }
 
 #[tokio::test]
-async fn a_balancer_with_another_token_is_refused() {
+async fn only_balancers_of_the_fleet_may_call_and_only_the_right_node_is_called() {
     let node = echo();
-    let agent = Agent::start(&node, Some("s3cret"));
-    for (token, carrier) in
-        [None, Some("other")].into_iter().flat_map(|token| CARRIERS.map(|way| (token, way)))
-    {
-        let refused =
-            hop_over(carrier, agent.address, token).call(request(Body::Empty)).await.expect_err("no");
-        assert!(matches!(refused, CallError::Refused { reason: Refusal::Unreachable, .. }), "{refused:?}");
+    let agent = Agent::start(&node);
+    let stranger = credentials(&authority(), Role::Balancer, "lb");
+    let own = credentials(fleet(), Role::Balancer, "lb");
+    for carrier in CARRIERS {
+        for (credentials, name) in [(&stranger, NODE), (&own, "another")] {
+            let hop = hop_as(credentials, name, carrier.pools(), agent.address);
+            let refused = hop.call(request(Body::Empty)).await.expect_err("no");
+            assert!(
+                matches!(refused, CallError::Refused { reason: Refusal::Unreachable, .. }),
+                "{carrier:?} {name}: {refused:?}"
+            );
+        }
+    }
+    assert_eq!(node.calls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn without_a_certificate_an_agent_tells_only_how_it_is() {
+    let node = echo();
+    let agent = Agent::start(&node);
+    for (request, status) in [
+        ("GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "200"),
+        ("GET /ready HTTP/1.1\r\nHost: a\r\n\r\n", "503"),
+        ("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", "200"),
+        ("POST /call HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "404"),
+        ("PUT /functions/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}", "404"),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(agent.address).await.expect("connects");
+        stream.write_all(request.as_bytes()).await.expect("is sent");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(&answer[9..], status.as_bytes(), "{request}");
     }
     assert_eq!(node.calls.load(Ordering::Relaxed), 0);
 }
@@ -49,8 +78,8 @@ async fn a_balancer_with_another_token_is_refused() {
 #[tokio::test]
 async fn a_function_is_unknown_until_it_was_defined() {
     let node = echo();
-    let agent = Agent::start(&node, None);
-    let hop = remote_hop(agent.address, None);
+    let agent = Agent::start(&node);
+    let hop = remote_hop(agent.address);
     let sent = request(Body::from(Bytes::from_static(b"x")));
     let refused = hop.call(sent).await.expect_err("is unknown");
     let CallError::Refused { reason: Refusal::UnknownFunction, request } = refused else {
@@ -63,9 +92,9 @@ async fn a_function_is_unknown_until_it_was_defined() {
 #[tokio::test]
 async fn a_refusal_does_not_cost_a_large_body() {
     let node = Node::new(|request| async move { Err(CallError::Refused { reason: Refusal::Busy, request }) });
-    let agent = Agent::start(&node, None);
+    let agent = Agent::start(&node);
     let (sender, body) = piecewise();
-    let refused = call(&*remote_hop(agent.address, None), request(body)).await.expect_err("is busy");
+    let refused = call(&*remote_hop(agent.address), request(body)).await.expect_err("is busy");
     assert!(matches!(refused, CallError::Refused { reason: Refusal::Busy, .. }), "{refused:?}");
     // The channel holds one piece; if the body had been asked for there would be room again.
     sender.try_send(Ok(Bytes::from_static(b"first"))).expect("nothing was taken yet");
@@ -76,8 +105,8 @@ async fn a_refusal_does_not_cost_a_large_body() {
 async fn a_call_whose_node_dies_is_lost_and_not_tried_again() {
     for carrier in CARRIERS {
         let node = Node::new(|_| std::future::pending());
-        let agent = Agent::start(&node, None);
-        let hop = hop_over(carrier, agent.address, None);
+        let agent = Agent::start(&node);
+        let hop = hop_over(carrier, agent.address);
         let waiting = tokio::spawn(async move { call(&*hop, request(Body::Empty)).await });
         reached(&node.calls, 1).await;
         tokio::task::spawn_blocking(move || drop(agent)).await.expect("ends");
@@ -94,9 +123,9 @@ async fn a_call_whose_node_dies_is_lost_and_not_tried_again() {
 async fn a_restarted_agent_is_called_over_new_connections() {
     for carrier in CARRIERS {
         let node = echo();
-        let agent = Agent::start(&node, None);
+        let agent = Agent::start(&node);
         let address = agent.address;
-        let hop = hop_over(carrier, address, None);
+        let hop = hop_over(carrier, address);
         for _ in 0..3 {
             assert_eq!(call(&*hop, request(Body::Empty)).await.expect("answers").status, 200);
         }
@@ -104,7 +133,7 @@ async fn a_restarted_agent_is_called_over_new_connections() {
             let node = Arc::clone(&node);
             move || {
                 drop(agent);
-                Agent::start_at(address, &node, None)
+                Agent::start_at(address, &node)
             }
         });
         let _agent = agent.await.expect("starts again");

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use kiln_agent::link::Linked;
@@ -19,10 +19,10 @@ use kiln_shared::call::{
 };
 use kiln_shared::function::{Function, FunctionSpec};
 use kiln_shared::http1::HeaderBlock;
+use kiln_shared::identity::{CertificateAuthority, Credentials, Peer, Role};
 use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId};
 use kiln_shared::listen::{Workers, bind};
 use kiln_shared::telemetry::{MetricsHandle, start_metrics};
-use kiln_shared::token::Token;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +60,29 @@ impl CallHop for Node {
     }
 }
 
+/// The name of the node that agents here are the agents of.
+pub(crate) const NODE: &str = "n";
+
+/// A fleet's CA.
+pub(crate) fn authority() -> CertificateAuthority {
+    let folder = tempfile::tempdir().expect("a folder");
+    CertificateAuthority::init(folder.path(), SystemTime::now()).expect("a CA")
+}
+
+/// The CA of the fleet that all here belong to.
+pub(crate) fn fleet() -> &'static CertificateAuthority {
+    static FLEET: OnceLock<CertificateAuthority> = OnceLock::new();
+    FLEET.get_or_init(authority)
+}
+
+pub(crate) fn credentials(fleet: &CertificateAuthority, role: Role, name: &str) -> Credentials {
+    let folder = tempfile::tempdir().expect("a folder");
+    let peer = Peer::new(role, name).expect("a name");
+    let identity = fleet.issue(&peer, Duration::from_secs(600), SystemTime::now()).expect("is issued");
+    identity.save(folder.path()).expect("is kept");
+    Credentials::open(folder.path(), role, SystemTime::now()).expect("is good")
+}
+
 /// An agent's endpoint in front of a node.
 pub(crate) struct Agent {
     pub(crate) address: SocketAddr,
@@ -68,26 +91,25 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn start(node: &Arc<Node>, token: Option<&str>) -> Self {
-        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), node, token)
+    pub(crate) fn start(node: &Arc<Node>) -> Self {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), node)
     }
 
-    pub(crate) fn start_at(address: SocketAddr, node: &Arc<Node>, token: Option<&str>) -> Self {
-        Self::start_with(address, node, token, Duration::ZERO)
+    pub(crate) fn start_at(address: SocketAddr, node: &Arc<Node>) -> Self {
+        Self::start_with(address, node, Duration::ZERO)
     }
 
     /// One that lets its calls end for so long when it is dropped.
-    pub(crate) fn start_with(
-        address: SocketAddr,
-        node: &Arc<Node>,
-        token: Option<&str>,
-        grace: Duration,
-    ) -> Self {
+    pub(crate) fn start_with(address: SocketAddr, node: &Arc<Node>, grace: Duration) -> Self {
         let listeners = bind(address, 1).expect("a free port");
         let address = listeners.address();
         let hop: Arc<dyn CallHop> = node.clone();
-        let token = token.map(|token| Token::new(token).expect("a token"));
-        let endpoint = Arc::new(Endpoint::new(hop, token, Linked::default(), metrics()));
+        let endpoint = Arc::new(Endpoint::new(
+            hop,
+            &credentials(fleet(), Role::Agent, NODE),
+            Linked::default(),
+            metrics(),
+        ));
         let stop = CancellationToken::new();
         let workers = endpoint.serve(listeners, &stop, grace).expect("serves");
         Self { address, stop, workers: Some(workers) }
@@ -118,8 +140,8 @@ pub(crate) struct Way {
 /// Every way there is to `node`, with its name.
 pub(crate) fn ways(node: &Arc<Node>) -> [(&'static str, Way); WAYS] {
     let remote = |carrier| {
-        let agent = Agent::start(node, Some("s3cret"));
-        let hop = hop_over(carrier, agent.address, Some("s3cret"));
+        let agent = Agent::start(node);
+        let hop = hop_over(carrier, agent.address);
         Way { hop, _agent: Some(agent) }
     };
     [
@@ -139,28 +161,42 @@ pub(crate) enum Carrier {
     Multiplexed,
 }
 
+impl Carrier {
+    pub(crate) fn pools(self) -> PoolConfig {
+        match self {
+            Self::Pooled => PoolConfig { mux_connections_max: 0, ..PoolConfig::default() },
+            Self::Multiplexed => PoolConfig::default(),
+        }
+    }
+}
+
 pub(crate) const CARRIERS: [Carrier; 2] = [Carrier::Pooled, Carrier::Multiplexed];
 
 /// The way over the network to the agent at `address`, as it is by default.
-pub(crate) fn remote_hop(address: SocketAddr, token: Option<&str>) -> Arc<dyn CallHop> {
-    hop_over(Carrier::Multiplexed, address, token)
+pub(crate) fn remote_hop(address: SocketAddr) -> Arc<dyn CallHop> {
+    hop_over(Carrier::Multiplexed, address)
 }
 
-pub(crate) fn hop_over(carrier: Carrier, address: SocketAddr, token: Option<&str>) -> Arc<dyn CallHop> {
-    let pools = match carrier {
-        Carrier::Pooled => PoolConfig { mux_connections_max: 0, ..PoolConfig::default() },
-        Carrier::Multiplexed => PoolConfig::default(),
-    };
-    hop_with(pools, address, token)
+pub(crate) fn hop_over(carrier: Carrier, address: SocketAddr) -> Arc<dyn CallHop> {
+    hop_with(carrier.pools(), address)
 }
 
-pub(crate) fn hop_with(pools: PoolConfig, address: SocketAddr, token: Option<&str>) -> Arc<dyn CallHop> {
+pub(crate) fn hop_with(pools: PoolConfig, address: SocketAddr) -> Arc<dyn CallHop> {
+    hop_as(&credentials(fleet(), Role::Balancer, "lb"), NODE, pools, address)
+}
+
+/// The way of the balancer with these credentials to `node` at the address.
+pub(crate) fn hop_as(
+    credentials: &Credentials,
+    node: &str,
+    pools: PoolConfig,
+    address: SocketAddr,
+) -> Arc<dyn CallHop> {
     let mut fleet = Fleet::new(LivenessPolicy::default(), Instant::now());
     let address = Address::Remote(address.to_string().into());
-    fleet.join(NodeConfig { id: NodeId::new("n"), address, weight: None, zone: None }, Instant::now());
+    fleet.join(NodeConfig { id: NodeId::new(node), address, weight: None, zone: None }, Instant::now());
     let view = fleet.view();
-    let token = token.map(|token| Token::new(token).expect("a token"));
-    let forwarder = Forwarder::remote(token, pools);
+    let forwarder = Forwarder::remote(credentials, pools);
     forwarder.hop(view.members()[0].node(), &view).expect("a way")
 }
 

@@ -64,7 +64,7 @@ impl Call {
     /// None with these constants.
     pub fn head(&self) -> Result<Vec<u8>> {
         let framing = WriteFraming::Fixed(self.body.len() as u64);
-        Ok(request_head(&self.request, None, "127.0.0.1:8081", framing, SendBody::AtOnce)?)
+        Ok(request_head(&self.request, "127.0.0.1:8081", framing, SendBody::AtOnce)?)
     }
 
     /// Its body.

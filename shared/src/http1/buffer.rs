@@ -194,11 +194,8 @@ impl MessageWriter {
     ) -> Poll<Result<(), WriteError>> {
         loop {
             // Before the head goes out, so that a body at hand goes with it.
-            let source = if self.chunk.is_empty() && !self.body_done {
-                self.poll_body(context)?
-            } else {
-                Poll::Ready(())
-            };
+            let framed = !self.chunk.is_empty() || !self.tail.is_empty();
+            let source = if !framed && !self.body_done { self.poll_body(context)? } else { Poll::Ready(()) };
             if self.pending() {
                 ready!(self.poll_send(context, writer))?;
                 self.unflushed = true;
@@ -309,5 +306,103 @@ impl MessageWriter {
         self.chunk.advance(of_chunk);
         self.tail = &self.tail[written - of_chunk..];
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Takes as many bytes at a time as its list says, then any number.
+    #[derive(Debug)]
+    struct Narrow {
+        takes: Vec<usize>,
+        written: Vec<u8>,
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let taken = self.takes.pop().unwrap_or(usize::MAX);
+            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter()).copied().take(taken).collect();
+            self.written.extend_from_slice(&bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// A body that gives these pieces.
+    struct Pieces(std::vec::IntoIter<Vec<u8>>);
+
+    impl http_body::Body for Pieces {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+            Poll::Ready(self.0.next().map(|piece| Ok(http_body::Frame::data(piece.into()))))
+        }
+    }
+
+    fn written(pieces: &[Vec<u8>], framing: WriteFraming, takes: Vec<usize>) -> Vec<u8> {
+        let stream = Box::pin(Pieces(pieces.to_vec().into_iter()));
+        let mut message =
+            MessageWriter::new(b"head\r\n\r\n".to_vec(), Body::Stream { stream, length: None }, framing);
+        let mut narrow = Narrow { takes, written: Vec::new() };
+        let done = message.poll_write(&mut Context::from_waker(Waker::noop()), &mut narrow);
+        assert!(matches!(done, Poll::Ready(Ok(()))), "{done:?}");
+        narrow.written
+    }
+
+    proptest! {
+        /// A write that ended just before a chunk's closing line break lost that line break.
+        #[test]
+        fn however_little_is_taken_at_a_time_the_message_is_the_same(
+            sizes in prop::collection::vec(prop_oneof![1_usize..20, 1000_usize..1100, Just(5000_usize)], 0..6),
+            takes in prop::collection::vec(prop_oneof![1_usize..12, 1000_usize..1100, Just(5000_usize), Just(5006)], 0..40),
+        ) {
+            let pieces: Vec<Vec<u8>> = (b'a'..).zip(sizes).map(|(byte, size)| vec![byte; size]).collect();
+            let whole = pieces.concat();
+            for framing in [WriteFraming::Chunked, WriteFraming::Fixed(whole.len() as u64), WriteFraming::UntilClose] {
+                let at_once = written(&pieces, framing, Vec::new());
+                prop_assert_eq!(&written(&pieces, framing, takes.clone()), &at_once);
+                let body: Vec<u8> = match framing {
+                    WriteFraming::Chunked => {
+                        let chunk = |piece: &Vec<u8>| [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
+                        pieces.iter().flat_map(chunk).chain(*b"0\r\n\r\n").collect()
+                    }
+                    _ => whole.clone(),
+                };
+                prop_assert_eq!(at_once, [&b"head\r\n\r\n"[..], &body].concat());
+            }
+        }
     }
 }

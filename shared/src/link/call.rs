@@ -17,7 +17,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{CALL_PATH, TOKEN_HEADER};
+use super::CALL_PATH;
 use crate::body::Body;
 use crate::call::{CallKind, CallMode, CallRequest, CallResponse, Failure, Refusal, Stages};
 use crate::function::{Function, Revision};
@@ -28,7 +28,6 @@ use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::push_decimal;
 use crate::http1::server::Response;
 use crate::ids::{CallId, FunctionId};
-use crate::token::Token;
 
 const CALL_HEADER: &str = "Kiln-Call";
 const URL_HEADER: &str = "Kiln-Url";
@@ -48,7 +47,6 @@ pub struct ProtocolError(&'static str);
 /// The call's URL or path cannot stand in a header line.
 pub fn request_head(
     request: &CallRequest,
-    token: Option<&Token>,
     host: &str,
     framing: WriteFraming,
     send: SendBody,
@@ -59,9 +57,6 @@ pub fn request_head(
     head.extend_from_slice(b"POST ");
     head.extend_from_slice(CALL_PATH.as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
-    if let Some(token) = token {
-        push_line(&mut head, TOKEN_HEADER, token.expose().as_bytes());
-    }
     head.extend_from_slice(CALL_HEADER.as_bytes());
     head.extend_from_slice(b": ");
     head.extend_from_slice(request.id.as_bytes());
@@ -116,12 +111,6 @@ fn push_hex(number: u64, out: &mut Vec<u8>) {
     out.extend((0..16).rev().map(|digit| b"0123456789abcdef"[(number >> (4 * digit)) as usize & 0xf]));
 }
 
-/// Takes the fleet's token off the first line of a request's headers, if it is there, and tells whether it is `wanted`.
-pub fn shows_token(headers: &mut HeaderBlock, wanted: Option<&Token>) -> bool {
-    let shown = headers.take_first(TOKEN_HEADER, |shown| wanted.is_none_or(|wanted| wanted.is(shown)));
-    shown.unwrap_or(wanted.is_none())
-}
-
 /// A call as an agent reads it: all but the function itself, which only the agent can look up.
 #[derive(Debug)]
 pub struct IncomingCall {
@@ -139,7 +128,7 @@ pub struct IncomingCall {
 }
 
 impl IncomingCall {
-    /// Reads the head of a call whose token was taken.
+    /// Reads the head of a call.
     ///
     /// # Errors
     /// It is no call.

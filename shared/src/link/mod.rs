@@ -2,7 +2,7 @@
 //!
 //! The **link** is a QUIC connection that an agent keeps to every balancer ([`quic`]): its state, call records and
 //! questions go one way, commands the other ([`message`], as [`frame`]s on streams). The **call hop** carries the calls
-//! themselves, on connections that balancers make to agents ([`call`]).
+//! themselves, on TLS connections that balancers make to agents ([`call`]).
 
 pub mod call;
 pub mod frame;
@@ -15,6 +15,10 @@ use std::time::Duration;
 /// Names the link in the TLS handshake (ALPN).
 pub const LINK_ALPN: &[u8] = b"kiln-link";
 
+/// Names calls side by side on one connection in the TLS handshake ([`crate::mux`]).
+pub const MUX_ALPN: &[u8] = b"kiln-call";
+/// Names calls one after the other on one connection in the TLS handshake (RFC 7301).
+pub const HTTP1_ALPN: &[u8] = b"http/1.1";
 /// Names the way to a first certificate in the TLS handshake ([`join`]).
 pub const JOIN_ALPN: &[u8] = b"kiln-join";
 /// The name that is asked for in the TLS handshake. Balancers are known by their certificates' role, not by this.
@@ -41,6 +45,3 @@ pub const HEALTH_PATH: &str = "/health";
 
 /// `GET /ready`: 200 while a balancer is linked, so that calls can come.
 pub const READY_PATH: &str = "/ready";
-
-/// The header line with the fleet's token.
-pub const TOKEN_HEADER: &str = "Kiln-Token";

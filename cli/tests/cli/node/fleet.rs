@@ -32,7 +32,6 @@ struct Fleet {
 impl Fleet {
     fn of(nodes: usize, memory_mib: u64) -> Self {
         let balancer = Home::new();
-        balancer.write("token", "s3cret-of-the-fleet\n");
         balancer.ok(&format!("ca init --ca-dir {}", balancer.path().join("ca").display()));
         let nodes = (0..nodes).map(|_| Node::with_memory_mib(memory_mib)).collect();
         Self { balancer, nodes, client: Client::builder().no_proxy().timeout(PATIENCE).build().unwrap() }
@@ -44,7 +43,6 @@ impl Fleet {
         let mut command = program("kiln-agent");
         command.args(["--listen", address, "--memory-mib", &node.memory_mib.to_string()]);
         command.args(["--balancer", &balancer.logged("link_address")]);
-        command.arg("--fleet-token-file").arg(self.balancer.path().join("token"));
         if !node.home.path().join("data/identity/identity.pem").exists() {
             let ca = self.balancer.path().join("ca");
             node.home
@@ -65,7 +63,6 @@ impl Fleet {
         let mut command = program("kiln-lb");
         command.args(["--listen", "127.0.0.1:0", "--link-listen", link, "--name", "lb1"]);
         command.arg("--ca-dir").arg(self.balancer.path().join("ca"));
-        command.arg("--fleet-token-file").arg(self.balancer.path().join("token"));
         Process::start(command, &self.balancer)
     }
 
@@ -226,14 +223,14 @@ async fn a_draining_agent_costs_no_call() {
 }
 
 #[test]
-fn an_agent_that_others_could_reach_wants_a_secret() {
+fn an_agent_without_an_identity_says_how_to_get_one() {
     let home = Home::new();
     let output = program("kiln-agent")
-        .args(["--balancer", "127.0.0.1:1", "--listen", "0.0.0.0:0", "--data-dir"])
+        .args(["--balancer", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(home.path().join("data"))
         .output()
         .unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("--fleet-token-file") && error.lines().count() == 1, "{error}");
+    assert!(error.contains("kiln node token") && error.contains("kiln node join"), "{error}");
 }

@@ -29,12 +29,11 @@ fn limits() -> HeadLimits {
     HeadLimits { target_bytes_max: 64 << 10, ..HeadLimits::default() }
 }
 
-fn read_back(sent: &CallRequest, token: Option<&Token>) -> Box<CallRequest> {
-    let head = request_head(sent, token, "10.0.0.1:8081", WriteFraming::Chunked, SendBody::WhenAsked)
-        .expect("a head");
-    let mut head = parse_request(&head, &limits()).expect("HTTP");
+fn read_back(sent: &CallRequest) -> Box<CallRequest> {
+    let head =
+        request_head(sent, "10.0.0.1:8081", WriteFraming::Chunked, SendBody::WhenAsked).expect("a head");
+    let head = parse_request(&head, &limits()).expect("HTTP");
     assert!(head.expects_continue && head.target == CALL_PATH);
-    assert!(shows_token(&mut head.headers, token), "its own token is not accepted");
     let call = IncomingCall::read(head).expect("a call");
     assert_eq!((call.function, call.revision), (sent.function.spec.id, sent.function.revision));
     call.into_request(Arc::clone(&sent.function), Body::Empty, sent.received)
@@ -45,8 +44,7 @@ fn a_call_arrives_as_it_was_sent() {
     let mut headers = HeaderBlock::new();
     headers.push_valid(b"X-Mine", b"yes");
     let sent = request(headers);
-    let token = Token::new("s3cret").expect("a token");
-    let read = read_back(&sent, Some(&token));
+    let read = read_back(&sent);
     assert_eq!((read.id, read.kind, read.mode), (sent.id, sent.kind, sent.mode));
     assert_eq!((read.method, read.url, read.path), (sent.method, sent.url, sent.path));
     assert_eq!(read.headers, sent.headers);
@@ -55,27 +53,12 @@ fn a_call_arrives_as_it_was_sent() {
 #[test]
 fn a_clients_headers_are_never_taken_for_kilns() {
     let mut headers = HeaderBlock::new();
-    for name in [TOKEN_HEADER, CALL_HEADER, URL_HEADER, PATH_HEADER, ANSWER_HEADER] {
+    for name in [CALL_HEADER, URL_HEADER, PATH_HEADER, ANSWER_HEADER] {
         headers.push_valid(name.as_bytes(), b"forged");
     }
     let sent = request(headers);
-    let read = read_back(&sent, None);
+    let read = read_back(&sent);
     assert_eq!((read.id, read.url, &read.headers), (sent.id, sent.url, &sent.headers));
-}
-
-#[test]
-fn only_the_wanted_token_passes_and_it_is_taken_off() {
-    let wanted = Token::new("s3cret").expect("a token");
-    for (shown, passes) in [(Some("s3cret"), true), (Some("other"), false), (None, false)] {
-        let mut headers = HeaderBlock::new();
-        if let Some(shown) = shown {
-            headers.push_valid(TOKEN_HEADER.as_bytes(), shown.as_bytes());
-        }
-        headers.push_valid(b"X-Next", b"y");
-        assert_eq!(shows_token(&mut headers, Some(&wanted)), passes, "{shown:?}");
-        assert_eq!(headers.iter().next(), Some((&b"X-Next"[..], &b"y"[..])));
-        assert!(shows_token(&mut headers, None), "none is wanted");
-    }
 }
 
 #[test]
@@ -98,7 +81,7 @@ fn what_is_no_call_is_refused() {
 #[test]
 fn a_url_cannot_break_out_of_its_line() {
     let sent = CallRequest { path: "/a\r\nKiln-Token: x".into(), ..request(HeaderBlock::new()) };
-    assert!(request_head(&sent, None, "h", WriteFraming::Fixed(0), SendBody::AtOnce).is_err());
+    assert!(request_head(&sent, "h", WriteFraming::Fixed(0), SendBody::AtOnce).is_err());
 }
 
 fn sent_back(response: &Response) -> (ResponseHead, Result<Verdict, ProtocolError>) {
@@ -159,7 +142,7 @@ proptest! {
             }
         }
         let sent = request(headers);
-        let read = read_back(&sent, None);
+        let read = read_back(&sent);
         prop_assert_eq!(read.headers, sent.headers);
     }
 }
