@@ -153,7 +153,7 @@ async fn reports_arrive_as_they_are_made_and_silence_is_noticed() {
     let agent = Agent::start(&echo(), None);
     let (records, _kept) = RecordSink::bounded(8);
     let second = Duration::from_secs(1);
-    let liveness = LivenessPolicy { suspect_after: second, down_after: 60 * second };
+    let liveness = LivenessPolicy { slack: second / 4, ..LivenessPolicy::of_beat(second / 4) };
     let mut followed = follow(agent.address, liveness, records);
     followed.until(|node| node.memory_total_mib() == Some(8192)).await;
     agent.reports.send_replace(Arc::new(NodeReport { calls: 5, ..report(2) }));
