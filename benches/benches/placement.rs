@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use kiln_benches::{CpuTime, Rounds, demand, fleet, function_ids, report, short};
-use kiln_lb::fleet::{Demand, Fleet, PlacementPolicy, TriedSet, place};
-use kiln_shared::report::NodeReport;
+use kiln_lb::fleet::demand::ImageKey;
+use kiln_lb::fleet::{Ask, Demand, Fleet, PlacementPolicy, PolicyName, TriedSet, place};
+use kiln_shared::report::{FunctionReport, NodeReport, ReportScope};
 
 const FUNCTIONS: usize = 100_003;
 
@@ -15,23 +16,51 @@ fn decisions(criterion: &mut Criterion<CpuTime>) {
     let now = Instant::now();
     let demands: Vec<Demand> = function_ids(2 * FUNCTIONS).into_iter().map(demand).collect();
     let (warm, cold) = demands.split_at(FUNCTIONS);
+    let without_image: Vec<Demand> =
+        cold.iter().map(|demand| Demand { image: ImageKey::of("nowhere:1"), ..*demand }).collect();
     for nodes in [1, 16, 1000] {
         let mut group = criterion.benchmark_group(format!("placement/{nodes}"));
         let mut fleet = fleet(nodes, warm, now);
         let mut measure = |name: &str, fleet: &Fleet, demands: &[Demand]| {
             let view = fleet.view();
             let mut rounds = Rounds::of(demands);
+            let tried = TriedSet::new();
             group.bench_function(name, |bench| {
-                bench.iter(|| place(&view, black_box(rounds.take()), &TriedSet::new(), &policy, now));
+                bench.iter(|| {
+                    let ask = Ask { demand: black_box(rounds.take()), tried: &tried, draw: 0, now };
+                    place(&view, &ask, &policy)
+                });
             });
         };
         measure("one hot function, warm at home", &fleet, &warm[..1]);
         measure("all functions, warm at home", &fleet, warm);
-        measure("no container anywhere", &fleet, cold);
+        measure("no container anywhere, images everywhere", &fleet, cold);
+        measure("neither container nor image anywhere", &fleet, &without_image);
         fleet.apply(&full(nodes), now);
         measure("no room anywhere", &fleet, cold);
         group.finish();
     }
+}
+
+fn policies(criterion: &mut Criterion<CpuTime>) {
+    let now = Instant::now();
+    let warm: Vec<Demand> = function_ids(FUNCTIONS).into_iter().map(demand).collect();
+    let view = fleet(1000, &warm, now).view();
+    let tried = TriedSet::new();
+    let mut group = criterion.benchmark_group("policy/1000");
+    for name in PolicyName::ALL {
+        let policy = PlacementPolicy { name, ..PlacementPolicy::default() };
+        let mut rounds = Rounds::of(&warm);
+        let mut draw = 0_u64;
+        group.bench_function(name.as_str(), |bench| {
+            bench.iter(|| {
+                draw = draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let ask = Ask { demand: black_box(rounds.take()), tried: &tried, draw, now };
+                place(&view, &ask, &policy)
+            });
+        });
+    }
+    group.finish();
 }
 
 /// Reports of nodes without room that serve many calls, all the same number.
@@ -41,17 +70,27 @@ fn full(nodes: usize) -> Vec<NodeReport> {
 }
 
 fn seats(criterion: &mut Criterion<CpuTime>) {
-    let policy = PlacementPolicy::default();
     let now = Instant::now();
     let demands: Vec<Demand> = function_ids(FUNCTIONS).into_iter().map(demand).collect();
     let mut group = criterion.benchmark_group("seat");
     for nodes in [1, 16, 1000] {
         let mut reader = fleet(nodes, &demands, now).reader();
         group.bench_function(format!("hot function, {nodes} nodes: choose, count, release"), |bench| {
-            bench.iter(|| reader.seat(black_box(&demands[0]), &TriedSet::new(), &policy, now).map(drop));
+            bench.iter(|| reader.seat(black_box(&demands[0]), &TriedSet::new(), now).map(drop));
         });
     }
     group.finish();
+}
+
+fn container(demand: &Demand) -> FunctionReport {
+    FunctionReport {
+        id: demand.function,
+        revision: demand.revision,
+        idle: 1,
+        busy: 0,
+        starting: 0,
+        waiting: 0,
+    }
 }
 
 fn reports(criterion: &mut Criterion<CpuTime>) {
@@ -66,22 +105,24 @@ fn reports(criterion: &mut Criterion<CpuTime>) {
             fleet.apply([&NodeReport { sequence, ..report(7) }], now)
         });
     });
+    group.bench_function("changes of one function on one of 1000 nodes", |bench| {
+        let known = demands[0];
+        bench.iter(|| {
+            sequence += 1;
+            let functions = vec![container(&known)];
+            let scope = ReportScope::Changes { since: sequence - 1 };
+            fleet.apply([&NodeReport { sequence, scope, functions, images: None, ..report(7) }], now)
+        });
+    });
     group.bench_function("a new function on one of 1000 nodes, and the next view", |bench| {
         bench.iter(|| {
             sequence += 1;
-            let functions = vec![kiln_shared::report::FunctionReport {
-                id: demands[(sequence % 1000) as usize].function,
-                revision: demands[(sequence % 1000) as usize].revision,
-                idle: 1,
-                busy: 0,
-                starting: 0,
-                waiting: 0,
-            }];
+            let functions = vec![container(&demands[(sequence % 1000) as usize])];
             fleet.apply([&NodeReport { sequence, functions, ..report(7) }], now + Duration::from_millis(1))
         });
     });
     group.finish();
 }
 
-criterion_group! { name = benches; config = short(); targets = decisions, seats, reports }
+criterion_group! { name = benches; config = short(); targets = decisions, policies, seats, reports }
 criterion_main!(benches);

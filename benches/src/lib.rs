@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::Criterion;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use kiln_lb::fleet::demand::ImageKey;
 use kiln_lb::fleet::{Address, Demand, Fleet, LivenessPolicy, NodeConfig, RingKey, Weight};
 use kiln_shared::body::Body;
 use kiln_shared::call::{CallKind, CallMode, CallRequest};
@@ -96,6 +97,9 @@ pub fn function_ids(count: usize) -> Vec<FunctionId> {
     (0..count).map(|number| format!("{number:026}").parse().expect("26 digits are an id")).collect()
 }
 
+/// The image of every function.
+pub const IMAGE: &str = "registry.example.com/team/hello:1.0.0";
+
 /// The name of a node by its number.
 pub fn node_id(number: usize) -> NodeId {
     NodeId::new(format!("node-{number:05}"))
@@ -109,7 +113,8 @@ pub fn weights(nodes: usize) -> BTreeMap<NodeId, Weight> {
 /// What a function asks for: 128 MiB.
 pub fn demand(function: FunctionId) -> Demand {
     let revision = Revision(BuildHasherDefault::<DefaultHasher>::default().hash_one(function));
-    Demand { function, revision, memory_mib: 128, cpu_millis: 0 }
+    let (key, image) = (RingKey::of(&function), ImageKey::of(IMAGE));
+    Demand { function, revision, key, image, memory_mib: 128, cpu_millis: 0 }
 }
 
 /// A fleet of `nodes` with room, where each of `warm` has one idle container at its home.
@@ -155,7 +160,7 @@ pub fn report(number: usize) -> NodeReport {
         calls: 0,
         functions: Vec::new(),
         gone: Vec::new(),
-        images: Some(Arc::default()),
+        images: Some([Arc::from(IMAGE)].into()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use kiln_api::{ApiState, Catalog, RecordWriter, Retention, StoredBatches};
+use kiln_shared::link::BEAT;
 use kiln_shared::listen::{Drained, Listeners, Workers, bind, workers_default};
 use kiln_shared::program::DataFolder;
 use kiln_shared::record::RecordSink;
@@ -15,8 +16,8 @@ use kiln_shared::token::Token;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::edge::{Edge, EdgeConfig};
-use crate::fleet::{Fleet, LivenessPolicy, NodeConfig};
+use crate::edge::{Affinity, Edge, EdgeConfig};
+use crate::fleet::{Fleet, FleetConfig, LivenessPolicy, NodeConfig, PlacementPolicy, PolicyName};
 use crate::forward::Forwarder;
 use crate::link::PreparedLink;
 use crate::nodes::Nodes;
@@ -40,6 +41,16 @@ pub struct EdgeArgs {
     /// Callers of functions must show this token (Authorization: Bearer) [default: none is asked for]
     #[arg(long, env = "KILN_CALL_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = Token::new)]
     pub token: Option<Token>,
+    /// How a node is chosen for a call: warm-ch, ch-bl, least-loaded, p2c or random; all but the first are there to
+    /// compare it with
+    #[arg(long, env = "KILN_PLACEMENT", value_name = "NAME", default_value_t)]
+    pub placement: PolicyName,
+    /// Calls of one function that show one Kiln-Affinity header (up to 256 bytes) share a home node
+    #[arg(long, env = "KILN_AFFINITY_HEADER")]
+    pub affinity_header: bool,
+    /// Seconds that a call may wait for a place on a node; 0 answers 503 at once
+    #[arg(long, env = "KILN_WAIT_SECONDS", value_name = "SECONDS", default_value_t = 30)]
+    pub wait_seconds: u64,
     /// Threads that serve clients [default: one a core]
     #[arg(long, env = "KILN_WORKERS", value_name = "THREADS")]
     pub workers: Option<usize>,
@@ -52,6 +63,24 @@ impl EdgeArgs {
     /// How long calls under way may take to end at shutdown.
     pub fn grace(&self) -> Duration {
         Duration::from_secs(self.grace_seconds)
+    }
+
+    fn fleet_config(&self) -> FleetConfig {
+        FleetConfig {
+            liveness: LivenessPolicy::of_beat(BEAT),
+            placement: PlacementPolicy { name: self.placement, ..PlacementPolicy::default() },
+            ..FleetConfig::default()
+        }
+    }
+
+    fn edge_config(&self) -> EdgeConfig {
+        EdgeConfig {
+            body_bytes_max: self.request_bytes_max,
+            token: self.token.clone(),
+            wait_max: Duration::from_secs(self.wait_seconds),
+            affinity: if self.affinity_header { Affinity::ByHeader } else { Affinity::Ignored },
+            ..EdgeConfig::default()
+        }
     }
 }
 
@@ -124,7 +153,7 @@ impl Prepared {
         let Self { args, listeners, catalog, metrics, records: _, batches, tasks, stop } = self;
         let (followed, route_task) = follow(catalog.clone()).await?;
         tasks.spawn(route_task.run(stop.clone()));
-        let mut fleet = Fleet::new(LivenessPolicy::default(), Instant::now());
+        let mut fleet = Fleet::new(args.fleet_config(), Instant::now());
         fleet.set_members(members, Instant::now());
         let view = fleet.reader();
         let nodes = Nodes::keep(fleet, &tasks, &stop);
@@ -136,9 +165,7 @@ impl Prepared {
             ..ApiState::new(catalog.clone())
         });
         let grace = args.grace();
-        let config =
-            EdgeConfig { body_bytes_max: args.request_bytes_max, token: args.token, ..EdgeConfig::default() };
-        let edge = Arc::new(Edge::new(config, followed, view, forwarder, api, metrics));
+        let edge = Arc::new(Edge::new(args.edge_config(), followed, view, forwarder, api, metrics));
         let (address, stop_edge) = (listeners.address(), CancellationToken::new());
         let workers = edge.serve(listeners, &stop_edge, grace).context("cannot start the edge's threads")?;
         Ok(Balancer { address, nodes, workers, stop_edge, catalog, tasks, stop })

@@ -1,6 +1,7 @@
 //! Kiln's edge: takes calls from clients, finds the function, picks a node and forwards.
 
 pub mod balancer;
+mod cow;
 pub mod edge;
 pub mod fleet;
 pub mod forward;

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fleet::{Address, Fleet, NodeConfig, Weight};
+use crate::fleet::{Address, Fleet, Heard, NodeConfig, Weight};
 
 /// News that may wait to be applied.
 const NEWS_WAITING_MAX: usize = 1024;
@@ -88,8 +88,10 @@ impl Joined {
     /// # Errors
     /// It makes no sense; the agent is to be turned away.
     pub(crate) async fn tell(&self, news: News) -> Result<(), Refused> {
-        if let News::Report(report) = &news {
-            check(report, &self.node)?;
+        if let News::Report(report) = &news
+            && report.node != self.node
+        {
+            return Err(Refused::Absurd { what: format!("a report of {}", report.node) });
         }
         self.send(news).await;
         Ok(())
@@ -164,6 +166,15 @@ struct Link {
     remote: SocketAddr,
     heard_at: Instant,
     wanted: mpsc::Sender<BalancerMessage>,
+}
+
+impl Link {
+    /// Says something that the agent will be told again if it does not take it now.
+    fn say(&self, message: BalancerMessage) {
+        if self.wanted.try_send(message).is_err() {
+            tracing::debug!(remote = %self.remote, "an agent does not read what it is told");
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -243,9 +254,19 @@ impl Keeper {
         current.heard_at = now;
         match news {
             News::Report(report) => {
-                self.fleet.apply([&*report], now);
+                let applied = self.fleet.apply([&*report], now);
+                if !applied.gaps.is_empty() {
+                    current.say(BalancerMessage::SendWhole);
+                }
+                if let Some((_, absurd)) = applied.refused.into_iter().next() {
+                    current.say(BalancerMessage::Refused(Refused::Absurd { what: absurd.to_string() }));
+                }
             }
-            News::Heard => self.fleet.heard(node, now),
+            News::Heard => {
+                if self.fleet.heard(node, now) == Heard::NeedsWhole {
+                    current.say(BalancerMessage::SendWhole);
+                }
+            }
             News::Left => {
                 self.links.remove(node);
                 self.fleet.leave(node, now);
@@ -273,24 +294,4 @@ impl Keeper {
 /// The clock of this task. Tests may stop it.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-/// What no node has: a PiB of memory, 65,536 cores, 100,000 functions.
-const MEMORY_MIB_MAX: u64 = 1 << 30;
-const CPU_MILLIS_MAX: u32 = 65_536_000;
-const FUNCTIONS_MAX: usize = 100_000;
-
-fn check(report: &NodeReport, node: &NodeId) -> Result<(), Refused> {
-    let what = if report.node != *node {
-        format!("a report of {}", report.node)
-    } else if !(1..=MEMORY_MIB_MAX).contains(&report.memory_total_mib) {
-        format!("{} MiB of memory for containers", report.memory_total_mib)
-    } else if !(1..=CPU_MILLIS_MAX).contains(&report.cpu_total_millis) {
-        format!("{} thousandths of a core for containers", report.cpu_total_millis)
-    } else if report.functions.len() > FUNCTIONS_MAX {
-        format!("{} functions with containers", report.functions.len())
-    } else {
-        return Ok(());
-    };
-    Err(Refused::Absurd { what })
 }

@@ -114,6 +114,10 @@ pub struct FunctionSpec {
     /// Where the app's logs are sent, as given.
     #[serde(default)]
     pub syslog_url: Option<String>,
+    /// Most calls of it that may run in the fleet at a time; `None` is no limit. What containers are made from does not
+    /// change with it, so it is no part of the revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_max: Option<u32>,
 }
 
 impl FunctionSpec {
@@ -135,13 +139,18 @@ impl FunctionSpec {
             idle_timeout: Duration::from_secs(30),
             config: BTreeMap::new(),
             syslog_url: None,
+            concurrency_max: None,
         }
     }
 
     /// The revision of this spec. O(size of the spec); compute once and keep.
     pub fn revision(&self) -> Revision {
-        let text = serde_json::to_vec(self).expect("a spec always serializes: its map keys are strings");
-        Revision(xxh3_64(&text))
+        let text = if self.concurrency_max.is_none() {
+            serde_json::to_vec(self)
+        } else {
+            serde_json::to_vec(&Self { concurrency_max: None, ..self.clone() })
+        };
+        Revision(xxh3_64(&text.expect("a spec always serializes: its map keys are strings")))
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use kiln_shared::call::{Failure, FailureKind, Stages};
 use metrics::{Counter, Histogram};
 
+use crate::fleet::Reason;
+
 /// The edge's counters of calls.
 pub(super) struct Counters {
     success: Counter,
@@ -15,6 +17,8 @@ pub(super) struct Counters {
     error: Counter,
     duration: Histogram,
     added: Histogram,
+    waited: Histogram,
+    placements: [Counter; Reason::ALL.len()],
 }
 
 impl Counters {
@@ -30,6 +34,9 @@ impl Counters {
             error: calls("error"),
             duration: metrics::histogram!("kiln_call_duration_seconds"),
             added: metrics::histogram!("kiln_call_added_duration_seconds"),
+            waited: metrics::histogram!("kiln_call_waited_duration_seconds"),
+            placements: Reason::ALL
+                .map(|reason| metrics::counter!("kiln_placements_total", "reason" => reason.as_str())),
         }
     }
 
@@ -44,6 +51,16 @@ impl Counters {
             Err(failure) => self.of_failure(failure.kind),
         };
         counter.increment(1);
+    }
+
+    /// Counts a call that was given a node.
+    pub(super) fn placed(&self, reason: Reason) {
+        self.placements[reason as usize].increment(1);
+    }
+
+    /// Counts a wait for a place, in vain or not.
+    pub(super) fn waited(&self, time: Duration) {
+        self.waited.record(time);
     }
 
     fn of_failure(&self, kind: FailureKind) -> &Counter {

@@ -7,6 +7,7 @@ mod answer;
 mod api;
 mod counters;
 mod http2;
+mod seating;
 mod sniff;
 
 use std::borrow::Cow;
@@ -33,9 +34,10 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use self::counters::Counters;
-use crate::fleet::{Attempts, Demand, FleetReader, Next, PlacementPolicy, RetryPolicy, Seat};
+use self::seating::hold_place;
+use crate::fleet::{Attempts, Demand, FleetReader, Limits, Next, RetryPolicy};
 use crate::forward::Forwarder;
-use crate::guard::{Admitted, BodyLimit, InFlightLimit, TokenGuard};
+use crate::guard::{BodyLimit, InFlightLimit, TokenGuard};
 use crate::route::{Followed, Route, RouteReader, Target, classify, decode};
 
 /// What the edge needs to know.
@@ -51,8 +53,10 @@ pub struct EdgeConfig {
     pub body_bytes_max: u64,
     /// Callers must show this token (`Authorization: Bearer`); `None` asks for none.
     pub token: Option<Token>,
-    /// How nodes are chosen.
-    pub placement: PlacementPolicy,
+    /// Longest time that a call may wait for a place on a node, from its arrival. Zero: no call waits.
+    pub wait_max: Duration,
+    /// Calls of one function that show one `Kiln-Affinity` header share a home.
+    pub affinity: Affinity,
     /// How often a refused call is tried elsewhere.
     pub retry: RetryPolicy,
 }
@@ -65,11 +69,25 @@ impl Default for EdgeConfig {
             calls_max: 20_000,
             body_bytes_max: 0,
             token: None,
-            placement: PlacementPolicy::default(),
+            wait_max: Duration::from_secs(30),
+            affinity: Affinity::Ignored,
             retry: RetryPolicy::default(),
         }
     }
 }
+
+/// Whether callers may choose what shares a home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affinity {
+    /// They may not: a function has one home, which keeps the number of its warm containers small, and no caller can
+    /// draw load to a node of its choice.
+    Ignored,
+    /// By the header `Kiln-Affinity`, of up to 256 bytes; a longer one is ignored.
+    ByHeader,
+}
+
+/// Calls of one function that show the same text share a home.
+const AFFINITY_HEADER: &str = "Kiln-Affinity";
 
 /// The edge of one process. Shared by its workers.
 pub struct Edge {
@@ -83,6 +101,7 @@ pub struct Edge {
     api: Router,
     metrics: MetricsHandle,
     counters: Counters,
+    limits: Limits,
 }
 
 impl std::fmt::Debug for Edge {
@@ -124,6 +143,7 @@ impl Edge {
             api,
             metrics,
             counters: Counters::new(),
+            limits: Limits::default(),
         }
     }
 
@@ -160,10 +180,12 @@ impl Edge {
         let received = Instant::now();
         let id = CallId::generate();
         let method = head.method.clone();
-        let outcome = match self.run(id, head, body, found, received).await {
+        let mut attempts = Attempts::new();
+        let outcome = match self.run(id, head, body, found, received, &mut attempts).await {
             Ok(response) => answer::complete(&method, response).await,
             Err(failure) => Err(failure),
         };
+        tracing::debug!(call = %id, trail = ?attempts.trail(), "call placed");
         self.counters.ended(outcome.as_ref().map(|response| response.stages), received.elapsed());
         match outcome {
             Ok(CallResponse { status, mut headers, body, .. }) => {
@@ -186,6 +208,7 @@ impl Edge {
         body: Body,
         found: Found,
         received: Instant,
+        attempts: &mut Attempts,
     ) -> Result<CallResponse, Failure> {
         self.token.check(head.headers.get("Authorization")).map_err(Failure::from)?;
         let admitted = self.in_flight.admit().map_err(Failure::from)?;
@@ -195,7 +218,14 @@ impl Edge {
                 .headers
                 .get("Fn-Invoke-Type")
                 .is_some_and(|value| value.eq_ignore_ascii_case(b"detached"));
-        let demand = Demand::of(&found.function);
+        let mut demand = Demand::of(&found.function);
+        if self.config.affinity == Affinity::ByHeader
+            && let Some(affinity) = head.headers.get(AFFINITY_HEADER)
+        {
+            demand = demand.with_affinity(affinity);
+        }
+        let calls_max = found.function.spec.concurrency_max;
+        let limit = calls_max.map(|calls_max| self.limits.of(&demand.function, calls_max));
         let mut request = Box::new(CallRequest {
             id,
             function: found.function,
@@ -208,33 +238,37 @@ impl Edge {
             body,
             received,
         });
-        let mut attempts = Attempts::new();
+        let mut wait = None;
         loop {
-            let (seat, hop) = self.with_readers(|_, fleet| {
-                let seat = fleet
-                    .seat(&demand, attempts.tried(), &self.config.placement, Instant::now())
-                    .map_err(|reason| attempts.no_place(reason))?;
-                let hop = self.forwarder.hop(seat.node(), fleet.view());
-                Ok::<_, Failure>((seat, hop))
-            })?;
-            let hop = hop.ok_or_else(|| Failure::internal("a local node without an agent"))?;
+            let place = self.seat(&demand, limit.as_ref(), attempts, wait.take(), received).await?;
+            let hop = self
+                .with_readers(|_, fleet| self.forwarder.hop(place.node(), fleet.view()))
+                .ok_or_else(|| Failure::internal("a local node without an agent"))?;
             let next = loop {
                 let (reason, back) = match hop.call(request).await {
-                    Ok(response) => return Ok(hold_place(response, seat, admitted)),
-                    Err(CallError::Failed(failure)) => return Err(failure),
+                    Ok(response) => {
+                        place.answered();
+                        return Ok(hold_place(response, place, admitted));
+                    }
+                    Err(CallError::Failed(failure)) => {
+                        place.failed(failure.kind);
+                        return Err(failure);
+                    }
                     Err(CallError::Refused { reason, request }) => (reason, request),
                 };
                 request = back;
-                match attempts.refused(seat.node().serial(), reason, &self.config.retry) {
+                match attempts.refused(place.node().serial(), reason, &self.config.retry) {
                     Next::SameNode => hop.define(&request.function).await,
                     next => {
-                        seat.refuse(reason, Instant::now());
+                        place.refused(reason);
                         break next;
                     }
                 }
             };
-            if let Next::GiveUp(failure) = next {
-                return Err(failure);
+            match next {
+                Next::SameNode | Next::OtherNode => {}
+                Next::Wait(reason) => wait = Some(reason),
+                Next::GiveUp(failure) => return Err(failure),
             }
         }
     }
@@ -304,36 +338,6 @@ async fn connection(edge: Arc<Edge>, stream: TcpStream, stop: CancellationToken)
         && let Ok(stream) = reader.reunite(writer)
     {
         http2::serve(edge, stream, read, stop).await;
-    }
-}
-
-/// Keeps the call's place on its node and under the limit until the answer's last byte is sent.
-fn hold_place(response: CallResponse, seat: Seat, admitted: Admitted) -> CallResponse {
-    let CallResponse { status, headers, body, stages } = response;
-    let body = match body {
-        Body::Stream { stream, length } => {
-            Body::Stream { stream: Box::pin(Seated { stream, _seat: seat, _admitted: admitted }), length }
-        }
-        whole => whole,
-    };
-    CallResponse { status, headers, body, stages }
-}
-
-struct Seated {
-    stream: kiln_shared::body::BodyStream,
-    _seat: Seat,
-    _admitted: Admitted,
-}
-
-impl http_body::Body for Seated {
-    type Data = Bytes;
-    type Error = kiln_shared::body::BodyError;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
-        self.stream.as_mut().poll_frame(context)
     }
 }
 

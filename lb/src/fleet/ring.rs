@@ -75,6 +75,21 @@ impl RingKey {
         Self(xxh3_64(function.as_bytes()))
     }
 
+    /// The key of a function's calls that show one `affinity`.
+    pub fn with_affinity(function: &FunctionId, affinity: &[u8]) -> Self {
+        Self(xxh3_64_with_seed(affinity, xxh3_64(function.as_bytes())))
+    }
+
+    /// A place on the ring that no function chose.
+    pub(crate) fn drawn(draw: u64) -> Self {
+        Self(draw)
+    }
+
+    /// One of `count` positions, the same for one key every time; 0 if there are none.
+    pub(crate) fn spread(self, count: usize) -> usize {
+        ((u64::from(self.0 as u32) * count as u64) >> 32) as usize
+    }
+
     fn position(self) -> u32 {
         (self.0 >> 32) as u32
     }

@@ -8,12 +8,16 @@ use kiln_shared::ids::{FunctionId, NodeId};
 use kiln_shared::report::{FunctionReport, NodeReport, ReportScope};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::membership::{Fleet, LivenessPolicy, NodeConfig};
-use super::node::{Address, Demand, Node};
-use super::placement::{Decision, NoPlace, PlacementPolicy, TriedSet, place};
+use super::demand::{Demand, ImageKey};
+use super::liveness::LivenessPolicy;
+use super::membership::{Fleet, NodeConfig};
+use super::node::{Address, Node};
+use super::placement::{Ask, Decision, NoPlace, PlacementPolicy, TriedSet, place};
 use super::ring::{RingKey, Weight};
+use super::room::WaitingRoom;
 use super::seat::Seat;
 
+pub(super) const IMAGE: &str = "image:1";
 pub(super) const MEMORY_MIB: u64 = 8192;
 
 pub(super) fn node_id(number: usize) -> NodeId {
@@ -32,7 +36,8 @@ pub(super) fn remote(number: usize) -> NodeConfig {
 pub(super) fn demand(number: u64) -> Demand {
     let function: FunctionId = format!("{number:026}").parse().unwrap();
     let revision = Revision(xxh3_64(function.as_bytes()));
-    Demand { function, revision, memory_mib: 128, cpu_millis: 0 }
+    let (key, image) = (RingKey::of(&function), ImageKey::of(IMAGE));
+    Demand { function, revision, key, image, memory_mib: 128, cpu_millis: 0 }
 }
 
 /// A report of an empty node with 4 cores.
@@ -105,14 +110,18 @@ impl TestFleet {
     /// Numbers of the nodes in the order of the function's walk.
     pub(super) fn walk(&self, demand: &Demand) -> Vec<usize> {
         let view = self.fleet.view();
-        view.ring().walk(RingKey::of(&demand.function)).map(super::ring::NodeIndex::get).collect()
+        view.ring().walk(demand.key).map(super::ring::NodeIndex::get).collect()
     }
 
     pub(super) fn place(&self, demand: &Demand, tried: &TriedSet) -> Result<Decision, NoPlace> {
-        place(&self.fleet.view(), demand, tried, &self.policy, self.now)
+        place(&self.fleet.view(), &Ask { demand, tried, draw: 7, now: self.now }, &self.policy)
+    }
+
+    pub(super) fn room(&self) -> Arc<WaitingRoom> {
+        Arc::clone(self.fleet.room())
     }
 
     pub(super) fn seat(&mut self, demand: &Demand) -> Seat {
-        self.fleet.reader().seat(demand, &TriedSet::new(), &self.policy, self.now).unwrap()
+        self.fleet.reader().seat(demand, &TriedSet::new(), self.now).unwrap()
     }
 }

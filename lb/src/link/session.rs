@@ -85,7 +85,11 @@ async fn run(
                 continue;
             }
             wanted = joined.wanted.recv() => {
-                let Some(wanted) = wanted else { return Ended::Broken("a newer link took its place".into()) };
+                let wanted = match wanted {
+                    Some(BalancerMessage::Refused(refused)) => return Ended::Refused(refused),
+                    Some(wanted) => wanted,
+                    None => return Ended::Broken("a newer link took its place".into()),
+                };
                 if let Err(error) = write_message(writer, &wanted).await {
                     return Ended::Broken(error.into());
                 }

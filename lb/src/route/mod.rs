@@ -3,7 +3,6 @@
 //! One owner keeps the [`RouteTable`] and feeds it the catalog's changes; each worker keeps a [`RouteReader`] and
 //! resolves paths in an immutable snapshot, without lock and without allocation. A path with escapes costs one.
 
-mod cow;
 pub mod follow;
 pub mod path;
 pub mod snapshot;

@@ -13,8 +13,8 @@ use kiln_shared::ids::{AppId, FunctionId, TriggerId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::RouteError;
-use super::cow::CowTable;
 use super::path::Target;
+use crate::cow::CowTable;
 
 /// A trigger and the function it leads to.
 #[derive(Debug)]

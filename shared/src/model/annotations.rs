@@ -16,6 +16,12 @@ pub const HTTP_ENDPOINT: &str = "fnproject.io/trigger/httpEndpoint";
 /// On functions: what the image was when it was deployed (`sha256:...`), set by the deployer.
 pub const IMAGE_DIGEST: &str = "kiln.dev/image-digest";
 
+/// On functions, and on apps for those of their functions that say nothing: most calls of a function that may run in
+/// the fleet at a time, 1 to 100,000.
+pub const CONCURRENCY_MAX: &str = "kiln.dev/concurrency-max";
+
+const CALLS_MAX: u64 = 100_000;
+
 const KEYS_MAX: usize = 100;
 const KEY_BYTES_MAX: usize = 128;
 const VALUE_BYTES_MAX: usize = 512;
@@ -35,6 +41,12 @@ impl Annotations {
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key)
+    }
+
+    /// Most calls that may run at a time, where [`CONCURRENCY_MAX`] is there and valid.
+    pub(super) fn concurrency_max(&self) -> Option<u32> {
+        let calls = self.get(CONCURRENCY_MAX)?.as_u64().filter(|calls| (1..=CALLS_MAX).contains(calls))?;
+        u32::try_from(calls).ok()
     }
 
     /// Sets `key` without checking the rules, for what the server itself computes.
@@ -71,7 +83,7 @@ impl Annotations {
         }
     }
 
-    /// Checks the rules of `spec/api-v2.md`, part 2.4.
+    /// Checks the rules of `spec/api-v2.md`, part 2.4, and those of Kiln's own keys.
     pub(super) fn check(&self) -> Result<(), ApiError> {
         for (key, value) in &self.0 {
             if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -86,6 +98,9 @@ impl Annotations {
             if value.to_string().len() > VALUE_BYTES_MAX {
                 return Err(ApiError::AnnotationValueTooLong);
             }
+        }
+        if self.get(CONCURRENCY_MAX).is_some() && self.concurrency_max().is_none() {
+            return Err(ApiError::ConcurrencyMaxInvalid);
         }
         if self.0.len() > KEYS_MAX { Err(ApiError::AnnotationsTooMany) } else { Ok(()) }
     }

@@ -108,6 +108,9 @@ pub enum ApiError {
         "Invalid annotation change, new key(s) exceed maximum permitted number of annotations keys (100)"
     )]
     AnnotationsTooMany,
+    /// Kiln's own rule.
+    #[error("Invalid annotation value, kiln.dev/concurrency-max must be a whole number from 1 to 100000")]
+    ConcurrencyMaxInvalid,
 
     /// Kiln's own rule: such a pair cannot be an environment variable, so that the function could never start.
     #[error(

@@ -252,6 +252,7 @@ pub fn resolve(app: &App, function: &FunctionResource) -> FunctionSpec {
         idle_timeout: seconds(function.idle_timeout_seconds),
         config,
         syslog_url: app.syslog_url.clone(),
+        concurrency_max: function.annotations.concurrency_max().or_else(|| app.annotations.concurrency_max()),
     }
 }
 
@@ -264,7 +265,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{AppInput, from_json};
+    use crate::model::{AppInput, CONCURRENCY_MAX, from_json};
 
     fn app(input: &serde_json::Value) -> App {
         let input = from_json::<AppInput>(input.to_string().as_bytes()).expect("readable");
@@ -305,6 +306,7 @@ mod tests {
                     .map(|(key, value)| (key.to_owned(), value.to_owned()))
                     .into(),
                 syslog_url: Some("udp://h:514".to_owned()),
+                concurrency_max: None,
             }
         );
     }
@@ -322,6 +324,31 @@ mod tests {
         assert_eq!(revision(json!({"annotations": {"note": 1, IMAGE_DIGEST: 5}})), same);
         assert_ne!(revision(json!({"annotations": {IMAGE_DIGEST: "sha256:cd"}})), same);
         assert_ne!(revision(json!({"config": {"K": "V"}})), same);
+    }
+
+    #[test]
+    fn a_limit_on_calls_comes_from_the_function_or_else_its_app_and_makes_no_new_revision() {
+        let plain = app(&json!({"name": "a"}));
+        let limited = app(&json!({"name": "a", "annotations": {CONCURRENCY_MAX: 5}}));
+        let before = function(&plain, &json!({"app_id": plain.id, "name": "f", "image": "i"}));
+        let own = from_json(json!({"annotations": {CONCURRENCY_MAX: 100_000}}).to_string().as_bytes());
+        let after = before.update(&own.expect("readable"), Timestamp::UNIX_EPOCH).expect("valid");
+        let (none, of_app) = (resolve(&plain, &before), resolve(&limited, &before));
+        let specs = [&none, &of_app, &resolve(&limited, &after)].map(|spec| spec.concurrency_max);
+        assert_eq!(specs, [None, Some(5), Some(100_000)]);
+        assert_eq!(none.revision(), FunctionSpec { app_id: none.app_id, ..of_app }.revision());
+    }
+
+    #[test]
+    fn a_limit_on_calls_is_a_number_from_1_to_100_000() {
+        let app = app(&json!({"name": "a"}));
+        for limit in [json!(0), json!(100_001), json!("7"), json!(1.5), json!(-1)] {
+            let given =
+                json!({"app_id": app.id, "name": "f", "image": "i", "annotations": {CONCURRENCY_MAX: limit}});
+            let input = from_json::<FunctionInput>(given.to_string().as_bytes()).expect("readable");
+            let refused = FunctionResource::create(&input, &app, Timestamp::UNIX_EPOCH);
+            assert_eq!(refused, Err(ApiError::ConcurrencyMaxInvalid), "{limit}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod node;
 mod trigger;
 mod wire;
 
-pub use annotations::{Annotations, HTTP_ENDPOINT, IMAGE_DIGEST, INVOKE_ENDPOINT};
+pub use annotations::{Annotations, CONCURRENCY_MAX, HTTP_ENDPOINT, IMAGE_DIGEST, INVOKE_ENDPOINT};
 pub use app::{App, AppInput, Shape};
 pub use call::Call;
 pub use error::ApiError;

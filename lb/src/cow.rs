@@ -18,24 +18,24 @@ struct Hashed<T> {
 
 /// A table of `T`, found by a hash and an equality that the caller gives.
 #[derive(Debug, Clone)]
-pub(super) struct CowTable<T> {
+pub(crate) struct CowTable<T> {
     shards: Box<[Arc<HashTable<Hashed<T>>>]>,
 }
 
 impl<T: Clone> CowTable<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let empty = Arc::new(HashTable::new());
         Self { shards: (0..SHARDS).map(|_| Arc::clone(&empty)).collect() }
     }
 
     /// O(1).
-    pub(super) fn get(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<&T> {
+    pub(crate) fn get(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<&T> {
         let shard = &self.shards[shard_of(hash)];
         shard.find(hash, |entry| entry.hash == hash && is_it(&entry.value)).map(|entry| &entry.value)
     }
 
     /// Puts `value` in the place of the one that `is_it`, or adds it.
-    pub(super) fn insert(&mut self, hash: u64, value: T, is_it: impl Fn(&T) -> bool) {
+    pub(crate) fn insert(&mut self, hash: u64, value: T, is_it: impl Fn(&T) -> bool) {
         let shard = Arc::make_mut(&mut self.shards[shard_of(hash)]);
         match shard.find_mut(hash, |entry| entry.hash == hash && is_it(&entry.value)) {
             Some(entry) => entry.value = value,
@@ -44,7 +44,7 @@ impl<T: Clone> CowTable<T> {
     }
 
     /// Removes the one that `is_it`, if there is one.
-    pub(super) fn remove(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) {
+    pub(crate) fn remove(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) {
         if self.get(hash, &is_it).is_none() {
             return;
         }
@@ -54,7 +54,7 @@ impl<T: Clone> CowTable<T> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.len()).sum()
     }
 }
