@@ -1,37 +1,13 @@
 //! Clocks that are wrong, and clocks that jump.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use kiln_shared::identity::{Role, client_config};
-use kiln_shared::link::frame::{MessageReader, write_message};
-use kiln_shared::link::message::{BalancerMessage, Opening};
-use kiln_shared::link::{LINK_ALPN, MESSAGE_BYTES_MAX, SERVER_NAME, quic};
+use kiln_shared::link::message::BalancerMessage;
 
-use crate::fleet::hello;
-use crate::nodes::{LINK_PORT, Outcome};
-use crate::world::{Shared, scenario};
-
-/// What the balancer says to an agent whose clock is so far off.
-async fn greeted(
-    shared: Arc<Shared>,
-    name: &str,
-    off: SignedDuration,
-) -> Result<BalancerMessage, Box<dyn std::error::Error>> {
-    let credentials = shared.authority.credentials(Role::Agent, name);
-    let tls = quic::client_config(client_config(&credentials, Role::Balancer, LINK_ALPN))?;
-    let dialer = shared.network.endpoint(name, 0, None).await?;
-    let balancer = SocketAddr::new(turmoil::lookup("lb1"), LINK_PORT);
-    let connection = dialer.connect_with(tls, balancer, SERVER_NAME)?.await?;
-    let (mut writer, reader) = connection.open_bi().await?;
-    let mut hello = hello(name, 1);
-    hello.clock += off;
-    write_message(&mut writer, &Opening::State(hello)).await?;
-    let greeting = MessageReader::new(reader, MESSAGE_BYTES_MAX).next().await?;
-    Ok(greeting.ok_or("no greeting")?)
-}
+use crate::nodes::{Outcome, greeted};
+use crate::world::scenario;
 
 #[test]
 fn an_agent_whose_clock_is_hours_off_is_no_node_and_disturbs_nobody() {
@@ -39,14 +15,14 @@ fn an_agent_whose_clock_is_hours_off_is_no_node_and_disturbs_nobody() {
         let shared = Arc::clone(&world.shared);
         world.sim.client("late", async move {
             for off in [SignedDuration::from_hours(-3), SignedDuration::from_hours(30)] {
-                let greeting = greeted(Arc::clone(&shared), "late", off).await?;
+                let greeting = greeted(&shared, "late", off).await?.0;
                 assert!(
                     matches!(&greeting, BalancerMessage::Refused(refused) if refused.reason() == "clock"),
                     "{greeting:?}"
                 );
             }
-            let greeting = greeted(shared, "late", SignedDuration::from_mins(1)).await?;
-            assert!(matches!(greeting, BalancerMessage::Welcome { .. }), "{greeting:?}");
+            let greeting = greeted(&shared, "late", SignedDuration::from_mins(1)).await?.0;
+            assert!(matches!(greeting, BalancerMessage::Welcome), "{greeting:?}");
             Outcome::Ok(())
         });
         world.run_while(Duration::from_secs(6), "the others are up", |world| {

@@ -86,3 +86,17 @@ fn everybody_restarts_at_once() {
         world.converge();
     });
 }
+
+#[test]
+fn a_balancer_that_is_found_at_two_addresses_has_one_link() {
+    scenario(2, 2, |world| {
+        world.shared.book().two_addresses = true;
+        world.crash("a0");
+        world.start("a0");
+        world.converge();
+        // Longer than until the other address is tried again.
+        world.run_while(Duration::from_secs(25), "a0 is up everywhere", |world| {
+            world.is_up("lb1", "a0") && world.is_up("lb2", "a0")
+        });
+    });
+}

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use kiln_agent::link::{self, LinkConfig, Linked, Outbox};
 use kiln_api::{StoredBatches, WaitingBatch};
 use kiln_lb::fleet::{Demand, Fleet, FleetReader, LivenessPolicy, PlacementPolicy, TriedSet};
@@ -12,9 +13,12 @@ use kiln_lb::link::{Answers, LinkServer};
 use kiln_lb::nodes::Nodes;
 use kiln_lb::route::RouteTable;
 use kiln_shared::identity::{ClientAuth, Role, client_config, server_config};
-use kiln_shared::link::{BEAT, JOIN_ALPN, LINK_ALPN, quic};
+use kiln_shared::link::frame::{MessageReader, write_message};
+use kiln_shared::link::message::{BalancerMessage, Opening};
+use kiln_shared::link::{BEAT, JOIN_ALPN, LINK_ALPN, MESSAGE_BYTES_MAX, SERVER_NAME, quic};
 use kiln_shared::record::{Record, RecordSink};
 use kiln_shared::report::NodeReport;
+use quinn::Connection;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, advance, sleep};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +28,8 @@ use crate::fleet::{function, hello, report, warm};
 use crate::world::Shared;
 
 pub(crate) const LINK_PORT: u16 = 8082;
+/// Where a balancer is found too.
+const SECOND_PORT: u16 = 8083;
 /// A node that was silent for this long gets no calls.
 pub(crate) const SUSPECT_AFTER: Duration = BEAT.saturating_mul(3);
 /// What a balancer may take to notice: a look at everybody, and a probe.
@@ -95,7 +101,9 @@ pub(crate) fn demand(number: u64) -> Demand {
 pub(crate) async fn balancer(shared: Arc<Shared>, name: String) -> Outcome {
     let credentials = shared.authority.credentials(Role::Balancer, &name);
     let tls = server_config(&credentials, &[LINK_ALPN, JOIN_ALPN], ClientAuth::Optional);
-    let endpoint = shared.network.endpoint(&name, LINK_PORT, Some(quic::server_config(tls)?)).await?;
+    let tls = quic::server_config(tls)?;
+    let endpoint = shared.network.endpoint(&name, LINK_PORT, Some(tls.clone())).await?;
+    let second = shared.network.endpoint(&name, SECOND_PORT, Some(tls)).await?;
     let (control, mut jumps) = Control::new();
     let tasks = TaskTracker::new();
     let liveness = LivenessPolicy { suspect_after: SUSPECT_AFTER, ..LivenessPolicy::default() };
@@ -108,9 +116,11 @@ pub(crate) async fn balancer(shared: Arc<Shared>, name: String) -> Outcome {
         name.clone(),
         batches,
     )));
+    let (_balancers, balancers) = watch::channel(Vec::new());
     let answers = Answers::new(RouteTable::new().reader(), None);
-    let server = LinkServer { name: name.clone(), nodes, records, answers, registrar: None };
-    server.serve(endpoint, &tasks, &control.stop);
+    let server = LinkServer { nodes, records, answers, balancers, registrar: None };
+    server.clone().serve(endpoint, &tasks, &control.stop);
+    server.serve(second, &tasks, &control.stop);
     let life = BalancerLife { control: control.clone(), fleet: reader.clone() };
     shared.book().balancers.insert(name.clone(), life);
     let mut prober =
@@ -195,9 +205,12 @@ pub(crate) async fn agent(shared: Arc<Shared>, name: String, number: usize) -> O
     let (records, waiting) = RecordSink::bounded(1024);
     let outbox = Outbox::start(waiting, &tasks, &control.stop);
     let (sender, mut commands) = mpsc::channel(8);
-    let address =
-        |balancer: &String| SocketAddr::new(turmoil::lookup(balancer.as_str()), LINK_PORT).to_string();
-    let balancers = shared.balancers.iter().map(address).collect();
+    let ports: &[u16] = if shared.book().two_addresses { &[LINK_PORT, SECOND_PORT] } else { &[LINK_PORT] };
+    let addresses = |balancer: &String| {
+        let host = turmoil::lookup(balancer.as_str());
+        ports.iter().map(move |&port| SocketAddr::new(host, port).to_string())
+    };
+    let balancers = shared.balancers.iter().flat_map(addresses).collect();
     let config = LinkConfig { hello: hello(&name, u64::from(epoch)), balancers, tls };
     let linked = link::start(config, dialer, reports.subscribe(), outbox, sender, &tasks, &control.stop);
     let life = AgentLife { control: control.clone(), reports, records, linked, written: Vec::new() };
@@ -212,4 +225,23 @@ pub(crate) async fn agent(shared: Arc<Shared>, name: String, number: usize) -> O
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// Says hello to the first balancer as an agent whose clock is so far off: the answer, and the connection.
+pub(crate) async fn greeted(
+    shared: &Shared,
+    name: &str,
+    off: SignedDuration,
+) -> Result<(BalancerMessage, Connection), Box<dyn std::error::Error>> {
+    let credentials = shared.authority.credentials(Role::Agent, name);
+    let tls = quic::client_config(client_config(&credentials, Role::Balancer, LINK_ALPN))?;
+    let dialer = shared.network.endpoint(name, 0, None).await?;
+    let balancer = SocketAddr::new(turmoil::lookup("lb1"), LINK_PORT);
+    let connection = dialer.connect_with(tls, balancer, SERVER_NAME)?.await?;
+    let (mut writer, reader) = connection.open_bi().await?;
+    let mut hello = hello(name, 1);
+    hello.clock += off;
+    write_message(&mut writer, &Opening::State(hello)).await?;
+    let greeting = MessageReader::new(reader, MESSAGE_BYTES_MAX).next().await?;
+    Ok((greeting.ok_or("no greeting")?, connection))
 }

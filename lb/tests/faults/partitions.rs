@@ -1,10 +1,13 @@
 //! Hosts that do not hear each other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use kiln_lb::fleet::NodeState;
+use kiln_shared::link::message::BalancerMessage;
 
-use crate::nodes::{SLACK, SUSPECT_AFTER};
+use crate::nodes::{Outcome, SLACK, SUSPECT_AFTER, greeted};
 use crate::world::{CONVERGED_WITHIN, scenario};
 
 /// A connection that hears nothing ends after this, and some.
@@ -75,5 +78,21 @@ fn a_fleet_without_any_balancer_in_reach_comes_back() {
         world.calm();
         let taken = world.converge();
         println!("all are back after {taken:?}");
+    });
+}
+
+#[test]
+fn an_agent_that_is_cut_off_before_its_first_report_gets_no_calls() {
+    scenario(1, 1, |world| {
+        let shared = Arc::clone(&world.shared);
+        world.sim.client("new", async move {
+            let (greeting, _connection) = greeted(&shared, "new", SignedDuration::ZERO).await?;
+            assert!(matches!(greeting, BalancerMessage::Welcome), "{greeting:?}");
+            turmoil::partition("new", "lb1");
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Outcome::Ok(())
+        });
+        world.run_while(Duration::from_secs(8), "it gets no calls", |world| !world.is_up("lb1", "new"));
+        assert!(world.state("lb1", "new").is_some(), "it is known");
     });
 }

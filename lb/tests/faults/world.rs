@@ -26,6 +26,8 @@ pub(crate) struct Book {
     pub(crate) balancers: BTreeMap<String, BalancerLife>,
     pub(crate) agents: BTreeMap<String, AgentLife>,
     lives: BTreeMap<String, u32>,
+    /// Agents that start from now on know each balancer by two addresses.
+    pub(crate) two_addresses: bool,
     /// Balancers that store nothing.
     pub(crate) broken_stores: BTreeSet<String>,
     /// Texts of records that a balancer has stored.
