@@ -11,6 +11,6 @@ mod rest;
 mod store;
 
 pub use catalog::Catalog;
-pub use records::{RecordWriter, StoredBatches};
+pub use records::{RecordWriter, StoredBatches, WaitingBatch};
 pub use rest::{ApiState, FN_API_VERSION, router};
 pub use store::{After, BalancerEntry, Change, Changes, OpenError, Page, Retention, Snapshot, StoreError};

@@ -29,24 +29,46 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// Batches that may wait to be stored.
 const BATCHES_WAITING_MAX: usize = 64;
 
-/// Records that wait elsewhere until they are stored.
+/// Records that wait elsewhere until they are stored. Dropped, it tells its sender that they are not.
 #[derive(Debug)]
-struct Batch {
+pub struct WaitingBatch {
     records: Vec<Record>,
     stored: oneshot::Sender<()>,
+}
+
+impl WaitingBatch {
+    /// The records.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Tells the sender that the records are stored.
+    pub fn stored(self) {
+        if self.stored.send(()).is_err() {
+            tracing::trace!(
+                "the sender is gone and sends the batch to another balancer; calls are stored once all the same"
+            );
+        }
+    }
 }
 
 /// The way to the store for batches whose sender keeps them until they are stored. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StoredBatches {
-    batches: mpsc::Sender<Batch>,
+    batches: mpsc::Sender<WaitingBatch>,
 }
 
 impl StoredBatches {
+    /// The way to a store, and what comes out of it. [`RecordWriter::new`] makes the one to a catalog's database.
+    pub fn bounded() -> (Self, mpsc::Receiver<WaitingBatch>) {
+        let (batches, waiting) = mpsc::channel(BATCHES_WAITING_MAX);
+        (Self { batches }, waiting)
+    }
+
     /// True when the records are stored; false if the store does not take them.
     pub async fn store(&self, records: Vec<Record>) -> bool {
         let (stored, told) = oneshot::channel();
-        self.batches.send(Batch { records, stored }).await.is_ok() && told.await.is_ok()
+        self.batches.send(WaitingBatch { records, stored }).await.is_ok() && told.await.is_ok()
     }
 }
 
@@ -56,15 +78,15 @@ pub struct RecordWriter {
     catalog: Catalog,
     retention: Retention,
     budget: LogBudget,
-    batches: mpsc::Receiver<Batch>,
+    batches: mpsc::Receiver<WaitingBatch>,
 }
 
 impl RecordWriter {
     /// A writer to the catalog's database, and the way to it for batches. Only one should run.
     pub fn new(catalog: Catalog, retention: Retention) -> (Self, StoredBatches) {
-        let (sender, batches) = mpsc::channel(BATCHES_WAITING_MAX);
+        let (sender, batches) = StoredBatches::bounded();
         let budget = LogBudget::new(retention.call_log_bytes_max);
-        (Self { catalog, retention, budget, batches }, StoredBatches { batches: sender })
+        (Self { catalog, retention, budget, batches }, sender)
     }
 
     /// Stores records until all ways to it are gone, or until `stop`, when what was sent so far is still stored.
@@ -104,14 +126,13 @@ impl RecordWriter {
     }
 
     /// Stores a batch whose sender has it still. If that goes wrong the sender is told by the end of its channel.
-    async fn store_batch(&mut self, Batch { mut records, stored }: Batch) {
-        self.budget.admit_all(&mut records);
-        match self.append(&records).await {
-            // A sender that is gone sends the batch to another balancer: calls are stored once all the same.
-            Ok(()) => drop(stored.send(())),
+    async fn store_batch(&mut self, mut batch: WaitingBatch) {
+        self.budget.admit_all(&mut batch.records);
+        match self.append(&batch.records).await {
+            Ok(()) => batch.stored(),
             Err(error) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                records = records.len(),
+                records = batch.records.len(),
                 "call records are not stored yet; their agent keeps them"
             ),
         }

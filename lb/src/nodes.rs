@@ -213,8 +213,12 @@ impl Keeper {
             Request::Local(report) => {
                 self.fleet.apply([&*report], now);
             }
-            // One that does not wait for the answer any more has broken off.
-            Request::Join { hello, remote, answer } => drop(answer.send(self.join(*hello, remote, now))),
+            Request::Join { hello, remote, answer } => {
+                // One that does not wait for the answer any more has broken off.
+                if let Err(Ok(joined)) = answer.send(self.join(*hello, remote, now)) {
+                    self.news(&joined.node, joined.link, News::Lost, now);
+                }
+            }
             Request::News { node, link, news } => self.news(&node, link, news, now),
             Request::Tell { node, command, answer } => drop(answer.send(self.tell(&node, command))),
         }
@@ -222,8 +226,9 @@ impl Keeper {
 
     fn join(&mut self, hello: Hello, remote: SocketAddr, now: Instant) -> Result<Joined, Refused> {
         let Hello { node, epoch, calls_at, zone, weight, version, .. } = hello;
-        if let Some(other) = self.links.get(&node)
-            && other.epoch != epoch
+        let other = self.links.get(&node);
+        let is_new_life = other.is_none_or(|other| other.epoch != epoch);
+        if let Some(other) = other.filter(|_| is_new_life)
             && now.duration_since(other.heard_at) < SILENT
         {
             return Err(Refused::SameName { node, address: other.remote.to_string() });
@@ -240,6 +245,10 @@ impl Keeper {
             zone: zone.map(Into::into),
         };
         self.fleet.join(config, now);
+        if is_new_life {
+            // It takes calls from its first report on, and if it falls silent before that, never.
+            self.fleet.lost(&node, now);
+        }
         let (wanted, receiver) = mpsc::channel(WANTED_WAITING_MAX);
         let number = self.next_link;
         self.next_link += 1;

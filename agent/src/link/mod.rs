@@ -73,14 +73,14 @@ pub struct LinkConfig {
 /// The balancers that this agent is linked with.
 #[derive(Debug, Clone, Default)]
 pub struct Linked {
-    /// By the balancer's name.
-    balancers: Arc<Mutex<BTreeMap<String, Connection>>>,
+    /// By the balancer's name; without a connection while the balancer is asked whether the agent is welcome.
+    balancers: Arc<Mutex<BTreeMap<String, Option<Connection>>>>,
 }
 
 impl Linked {
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.balancers().len()
+        count(&self.balancers())
     }
 
     /// Asks one balancer after the other until one has an answer.
@@ -88,7 +88,7 @@ impl Linked {
     /// # Errors
     /// None has; why the last one has none.
     pub async fn ask(&self, question: &Ask) -> Result<Answer, AskError> {
-        let connections: Vec<Connection> = self.balancers().values().cloned().collect();
+        let connections: Vec<Connection> = self.balancers().values().flatten().cloned().collect();
         let mut last = AskError::NoBalancer;
         for connection in connections {
             match timeout(ASK_TIMEOUT, ask(&connection, question)).await {
@@ -101,20 +101,23 @@ impl Linked {
         Err(last)
     }
 
-    fn balancers(&self) -> MutexGuard<'_, BTreeMap<String, Connection>> {
+    fn balancers(&self) -> MutexGuard<'_, BTreeMap<String, Option<Connection>>> {
         self.balancers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a link for as long as the returned value lives; `None` if there is one already.
-    fn enter(&self, balancer: &str, connection: &Connection) -> Option<Entered<'_>> {
+    /// Takes the place of the link to a balancer for as long as the returned value lives; `None` if it is taken.
+    fn enter(&self, balancer: &str) -> Option<Entered<'_>> {
         let mut balancers = self.balancers();
         if balancers.contains_key(balancer) {
             return None;
         }
-        balancers.insert(balancer.to_owned(), connection.clone());
-        metrics::gauge!("kiln_links").set(balancers.len() as f64);
+        balancers.insert(balancer.to_owned(), None);
         Some(Entered { linked: self, balancer: balancer.to_owned() })
     }
+}
+
+fn count(balancers: &BTreeMap<String, Option<Connection>>) -> usize {
+    balancers.values().flatten().count()
 }
 
 struct Entered<'a> {
@@ -122,11 +125,20 @@ struct Entered<'a> {
     balancer: String,
 }
 
+impl Entered<'_> {
+    /// The agent is welcome: the balancer may be asked from now on.
+    fn welcome(&self, connection: &Connection) {
+        let mut balancers = self.linked.balancers();
+        balancers.insert(self.balancer.clone(), Some(connection.clone()));
+        metrics::gauge!("kiln_links").set(count(&balancers) as f64);
+    }
+}
+
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let mut balancers = self.linked.balancers();
         balancers.remove(&self.balancer);
-        metrics::gauge!("kiln_links").set(balancers.len() as f64);
+        metrics::gauge!("kiln_links").set(count(&balancers) as f64);
     }
 }
 
@@ -250,13 +262,14 @@ impl Link {
         let Some(connection) = self.ends.stop.run_until_cancelled(connecting).await else { return Ok(()) };
         let connection = connection?;
         let balancer = peer_of_connection(&connection)?.name().to_owned();
-        // Before anything is said: a second link would take the first one's place.
-        let Some(_entered) = self.linked.enter(&balancer, &connection) else {
+        // Before the hello: a second link would take the first one's place at the balancer.
+        let Some(entered) = self.linked.enter(&balancer) else {
             connection.close(CODE_DONE, b"linked already");
             return Err(LinkError::Twice { balancer });
         };
         let (writer, reader) = connection.open_bi().await?;
         let mut session = open(&self.config.hello, reader, writer).await?;
+        entered.welcome(&connection);
         *welcome = true;
         tracing::info!(balancer, address = %self.address, "linked");
         let ended = tokio::select! {

@@ -26,7 +26,9 @@ use super::outbox::Outbox;
 
 /// Longest time for a balancer to say whether the agent is welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time for a balancer to store a batch; then another one gets it.
+/// Longest time for a balancer to make room for a message.
+const SAY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for a balancer to take and store a batch; then another one gets it.
 const STORE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause before a balancer that did not store a batch is given one again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -46,9 +48,12 @@ pub enum LinkError {
     /// What came cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The balancer's certificate names nobody.
+    /// The balancer's certificate does not say who it is.
     #[error(transparent)]
     Peer(#[from] PeerError),
+    /// The balancer does not read.
+    #[error("the balancer does not read what it is told")]
+    Unread,
     /// The balancer says no.
     #[error("the balancer refuses this agent: {0}")]
     Refused(#[from] Refused),
@@ -120,8 +125,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
             tokio::select! {
                 biased; // The end is told even while reports come without pause.
                 () = ends.stop.cancelled() => {
-                    write_message(&mut self.writer, &AgentMessage::Goodbye).await?;
-                    return Ok(());
+                    return self.say(&AgentMessage::Goodbye).await;
                 }
                 message = self.reader.next() => match message? {
                     Some(message) => if self.hear(message, ends).await { told = None },
@@ -144,10 +148,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
                 Some(told) if told.sequence == report.sequence => AgentMessage::Beat,
                 Some(told) => AgentMessage::Report(report.changes_since(told)),
             };
-            write_message(&mut self.writer, &message).await?;
+            self.say(&message).await?;
             told = Some(report);
             beat_at = Instant::now() + BEAT;
         }
+    }
+
+    async fn say(&mut self, message: &AgentMessage) -> Result<(), LinkError> {
+        let said = timeout(SAY_TIMEOUT, write_message(&mut self.writer, message)).await;
+        Ok(said.map_err(|_elapsed| LinkError::Unread)??)
     }
 
     /// True if the balancer wants a whole report.
@@ -199,12 +208,15 @@ pub(super) async fn hand_records(connection: &quinn::Connection, outbox: &Outbox
                 Some(batch) => batch,
                 None => outbox.next().await,
             };
-            write_message(&mut writer, batch.records()).await?;
-            match timeout(STORE_TIMEOUT, reader.next()).await {
+            let stored = async {
+                write_message(&mut writer, batch.records()).await?;
+                Ok::<_, LinkError>(reader.next().await?)
+            };
+            match timeout(STORE_TIMEOUT, stored).await {
                 Ok(Ok(Some(Stored { number }))) if number == batch.records().number => batch.stored(),
                 // The balancer does not answer, says that it cannot store it by ending the stream, or talks nonsense.
                 Ok(Ok(_)) | Err(_) => break,
-                Ok(Err(error)) => return Err(error.into()),
+                Ok(Err(error)) => return Err(error),
             }
         }
         // The batch was given back: another balancer may have it meanwhile.

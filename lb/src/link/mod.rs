@@ -39,6 +39,8 @@ use crate::nodes::Nodes;
 const CONNECTIONS_MAX: usize = 16_384;
 /// Longest time for a handshake, and for the first message of a stream.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for the streams of a broken connection to end.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What agents are served with.
 #[derive(Debug, Clone)]
@@ -128,7 +130,11 @@ impl LinkServer {
             let (writer, reader) = tokio::select! {
                 accepted = connection.accept_bi() => match accepted {
                     Ok(stream) => stream,
-                    Err(error) => break Ended::Broken(error.into()),
+                    Err(error) => {
+                        // The state stream ends too and says that the node is lost; it must not be cut off in that.
+                        drop(timeout(ENDING_TIMEOUT, state_ended(&mut streams)).await);
+                        break Ended::Broken(error.into());
+                    }
                 },
                 Some(ended) = streams.join_next() => match ended {
                     Ok(Some(ended)) => break ended,
@@ -161,6 +167,11 @@ impl LinkServer {
             });
         }
     }
+}
+
+/// Waits until the state stream has ended, or all have.
+async fn state_ended(streams: &mut JoinSet<Option<Ended>>) {
+    while let Some(Ok(None)) = streams.join_next().await {}
 }
 
 /// The protocol that the peer has asked for (ALPN).

@@ -1,5 +1,7 @@
 //! The link between agents and a balancer, over QUIC on this machine: both sides are the real ones.
 
+#[path = "../support/link.rs"]
+mod fleet;
 mod joining;
 mod membership;
 mod records;

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use kiln_lb::fleet::{Demand, NodeState};
 use kiln_lb::nodes::TellError;
 use kiln_shared::ids::NodeId;
-use kiln_shared::link::message::Command;
+use kiln_shared::link::message::{AgentMessage, BalancerMessage, Command, Opening};
 use kiln_shared::report::NodeReport;
 
-use crate::support::{Agent, Authority, Balancer, LONG, Wire, eventually, function, warm};
+use crate::support::{
+    Agent, Authority, Balancer, LONG, Stranger, Wire, eventually, function, hello, report, warm,
+};
 
 #[tokio::test]
 async fn an_agent_that_links_up_is_a_node_and_its_changes_are_seen() {
@@ -106,7 +108,7 @@ async fn an_agent_that_starts_anew_takes_the_place_of_its_earlier_life() {
     wire.cut();
     let cut = Instant::now();
     let credentials = authority.credentials(kiln_shared::identity::Role::Agent, "a");
-    let hello = crate::support::hello("a", 2);
+    let hello = hello("a", 2);
     let _second = Agent::start_as(&credentials, hello, &[balancer.address]);
     eventually("the second life is there", || {
         balancer.load("a") == Some(0) && balancer.state("a") == Some(NodeState::Up)
@@ -146,4 +148,21 @@ async fn an_agent_finds_the_other_balancers_by_the_one_that_it_was_given() {
         eventually("the node is up", || balancer.state("a") == Some(NodeState::Up)).await;
     }
     eventually("both are linked", || agent.linked.count() == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_link_that_ends_without_a_goodbye_is_noticed_at_once() {
+    let authority = Authority::new();
+    let balancer = Balancer::start(&authority, "lb1").await;
+    for life in 1..=20 {
+        let mut agent = Stranger::dial(&authority, "x", &balancer).await;
+        agent.say(&Opening::State(hello("x", life))).await;
+        assert!(matches!(agent.hear().await, BalancerMessage::Welcome));
+        agent.say(&AgentMessage::Report(report("x", life, 1))).await;
+        eventually("the node is up", || balancer.state("x") == Some(NodeState::Up)).await;
+        drop(agent);
+        let ended = Instant::now();
+        eventually("its end is noticed", || balancer.state("x") == Some(NodeState::Suspect)).await;
+        assert!(ended.elapsed() < Duration::from_millis(500), "noticed after {:?}", ended.elapsed());
+    }
 }

@@ -2,19 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use kiln_shared::ids::{AppId, CallId, FunctionId};
-use kiln_shared::record::{LogChunk, Record};
-
-use crate::support::{Agent, Authority, Balancer, LONG, Wire, eventually};
-
-fn record(text: &str) -> Record {
-    Record::Log(LogChunk {
-        call_id: CallId::generate(),
-        app_id: AppId::generate(),
-        function_id: FunctionId::generate(),
-        text: text.to_owned(),
-    })
-}
+use crate::support::{Agent, Authority, Balancer, LONG, Wire, eventually, record};
 
 #[tokio::test]
 async fn records_are_forgotten_when_they_are_stored() {

@@ -4,57 +4,10 @@ use jiff::SignedDuration;
 use kiln_lb::fleet::NodeState;
 use kiln_shared::identity::Role;
 use kiln_shared::ids::NodeId;
-use kiln_shared::link::frame::{MessageReader, write_message};
 use kiln_shared::link::message::{AgentMessage, BalancerMessage, Hello, Opening, PROTOCOL, Refused};
-use kiln_shared::link::{LINK_ALPN, MESSAGE_BYTES_MAX, SERVER_NAME, quic};
 use kiln_shared::report::NodeReport;
 
-use crate::support::{Agent, Authority, Balancer, LONG, eventually, hello, report};
-
-/// A stranger's state stream to a balancer.
-struct Stranger {
-    connection: quinn::Connection,
-    writer: quinn::SendStream,
-    reader: MessageReader<quinn::RecvStream>,
-    _dialer: quinn::Endpoint,
-}
-
-impl Stranger {
-    async fn dial(authority: &Authority, name: &str, balancer: &Balancer) -> Self {
-        let credentials = authority.credentials(Role::Agent, name);
-        let tls = kiln_shared::identity::client_config(&credentials, Role::Balancer, LINK_ALPN);
-        let dialer = quic::dialer("127.0.0.1:0".parse().expect("an address")).expect("a socket");
-        let tls = quic::client_config(tls).expect("settings");
-        let connecting = dialer.connect_with(tls, balancer.address, SERVER_NAME).expect("dials");
-        let connection = connecting.await.expect("connects");
-        let (writer, reader) = connection.open_bi().await.expect("opens");
-        Self { connection, writer, reader: MessageReader::new(reader, MESSAGE_BYTES_MAX), _dialer: dialer }
-    }
-
-    async fn say(&mut self, message: &impl serde::Serialize) {
-        write_message(&mut self.writer, message).await.expect("is sent");
-    }
-
-    /// What the balancer says, but for where the others are.
-    async fn hear(&mut self) -> BalancerMessage {
-        loop {
-            let heard = tokio::time::timeout(LONG, self.reader.next()).await.expect("an answer");
-            match heard.expect("can be read").expect("a message") {
-                BalancerMessage::Balancers(_) => {}
-                message => return message,
-            }
-        }
-    }
-
-    async fn refused(mut self) -> Refused {
-        let refused = match self.hear().await {
-            BalancerMessage::Refused(refused) => refused,
-            other => panic!("expected a refusal, got {other:?}"),
-        };
-        tokio::time::timeout(LONG, self.connection.closed()).await.expect("the connection ends");
-        refused
-    }
-}
+use crate::support::{Agent, Authority, Balancer, Stranger, eventually, hello, report};
 
 #[tokio::test]
 async fn agents_that_make_no_sense_are_refused_and_nothing_else_is_disturbed() {

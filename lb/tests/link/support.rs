@@ -1,31 +1,30 @@
-//! A fleet's CA, balancers and agents without containers.
+//! Balancers, and agents without containers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use kiln_agent::link::{self, LinkConfig, Linked, Outbox};
 use kiln_api::{Catalog, RecordWriter, Retention};
 use kiln_lb::fleet::{Fleet, LivenessPolicy, NodeState, View};
 use kiln_lb::link::LinkArgs;
 use kiln_lb::nodes::Nodes;
 use kiln_lb::route::follow;
-use kiln_shared::function::Revision;
-use kiln_shared::identity::{CertificateAuthority, Credentials, Peer, Role, client_config};
-use kiln_shared::ids::{FunctionId, NodeId};
-use kiln_shared::link::message::{CallsAt, Command, Hello, PROTOCOL};
-use kiln_shared::link::{LINK_ALPN, quic};
+use kiln_shared::identity::{Credentials, Role, client_config};
+use kiln_shared::link::frame::{MessageReader, write_message};
+use kiln_shared::link::message::{BalancerMessage, Command, Hello, Refused};
+use kiln_shared::link::{LINK_ALPN, MESSAGE_BYTES_MAX, SERVER_NAME, quic};
 use kiln_shared::program::DataFolder;
 use kiln_shared::record::RecordSink;
-use kiln_shared::report::{FunctionReport, NodeReport, ReportScope};
-use tempfile::TempDir;
+use kiln_shared::report::NodeReport;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub(crate) use crate::fleet::{Authority, function, hello, record, report, warm};
 
 /// Longer than anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -36,32 +35,6 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(begun.elapsed() < LONG, "it never came about: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// The CA of a fleet and the folder of everything.
-pub(crate) struct Authority {
-    pub(crate) folder: TempDir,
-    pub(crate) ca: CertificateAuthority,
-}
-
-impl Authority {
-    pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ca = CertificateAuthority::init(&folder.path().join("ca"), SystemTime::now()).expect("a CA");
-        Self { folder, ca }
-    }
-
-    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub(crate) fn credentials(&self, role: Role, name: &str) -> Credentials {
-        let folder = self.path(&format!("{}-{name}", role.as_str()));
-        let peer = Peer::new(role, name).expect("a name");
-        let identity = self.ca.issue(&peer, Duration::from_secs(3600), SystemTime::now()).expect("is issued");
-        identity.save(&folder).expect("is kept");
-        Credentials::open(&folder, role, SystemTime::now()).expect("is good")
     }
 }
 
@@ -159,19 +132,6 @@ pub(crate) struct Agent {
     stop: CancellationToken,
 }
 
-pub(crate) fn hello(node: &str, epoch: u64) -> Hello {
-    Hello {
-        protocol: PROTOCOL,
-        node: NodeId::new(node),
-        epoch,
-        version: "0.0.0".to_owned(),
-        calls_at: CallsAt::Port(1),
-        zone: None,
-        weight: None,
-        clock: Timestamp::now(),
-    }
-}
-
 impl Agent {
     pub(crate) fn start(authority: &Authority, node: &str, balancers: &[SocketAddr]) -> Self {
         let credentials = authority.credentials(Role::Agent, node);
@@ -209,6 +169,51 @@ impl Agent {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// A stranger's state stream to a balancer.
+pub(crate) struct Stranger {
+    connection: quinn::Connection,
+    writer: quinn::SendStream,
+    reader: MessageReader<quinn::RecvStream>,
+    _dialer: quinn::Endpoint,
+}
+
+impl Stranger {
+    pub(crate) async fn dial(authority: &Authority, name: &str, balancer: &Balancer) -> Self {
+        let credentials = authority.credentials(Role::Agent, name);
+        let tls = kiln_shared::identity::client_config(&credentials, Role::Balancer, LINK_ALPN);
+        let dialer = quic::dialer("127.0.0.1:0".parse().expect("an address")).expect("a socket");
+        let tls = quic::client_config(tls).expect("settings");
+        let connecting = dialer.connect_with(tls, balancer.address, SERVER_NAME).expect("dials");
+        let connection = connecting.await.expect("connects");
+        let (writer, reader) = connection.open_bi().await.expect("opens");
+        Self { connection, writer, reader: MessageReader::new(reader, MESSAGE_BYTES_MAX), _dialer: dialer }
+    }
+
+    pub(crate) async fn say(&mut self, message: &impl serde::Serialize) {
+        write_message(&mut self.writer, message).await.expect("is sent");
+    }
+
+    /// What the balancer says, but for where the others are.
+    pub(crate) async fn hear(&mut self) -> BalancerMessage {
+        loop {
+            let heard = tokio::time::timeout(LONG, self.reader.next()).await.expect("an answer");
+            match heard.expect("can be read").expect("a message") {
+                BalancerMessage::Balancers(_) => {}
+                message => return message,
+            }
+        }
+    }
+
+    pub(crate) async fn refused(mut self) -> Refused {
+        let refused = match self.hear().await {
+            BalancerMessage::Refused(refused) => refused,
+            other => panic!("expected a refusal, got {other:?}"),
+        };
+        tokio::time::timeout(LONG, self.connection.closed()).await.expect("the connection ends");
+        refused
     }
 }
 
@@ -266,38 +271,4 @@ impl Wire {
     pub(crate) fn mend(&self) {
         self.cut.store(false, Ordering::Relaxed);
     }
-}
-
-pub(crate) fn report(node: &str, epoch: u64, sequence: u64) -> NodeReport {
-    NodeReport {
-        node: NodeId::new(node),
-        epoch,
-        sequence,
-        scope: ReportScope::Whole,
-        draining: false,
-        memory_total_mib: 8192,
-        memory_committed_mib: 0,
-        memory_idle_mib: 0,
-        cpu_total_millis: 4000,
-        cpu_committed_millis: 0,
-        calls: 0,
-        functions: Vec::new(),
-        gone: Vec::new(),
-        images: Some(Arc::default()),
-    }
-}
-
-pub(crate) fn warm(number: u64, idle: u32) -> FunctionReport {
-    FunctionReport {
-        id: function(number),
-        revision: Revision(number),
-        idle,
-        busy: 0,
-        starting: 0,
-        waiting: 0,
-    }
-}
-
-pub(crate) fn function(number: u64) -> FunctionId {
-    format!("{number:026}").parse().expect("an id")
 }
