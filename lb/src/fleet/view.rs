@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 
+use kiln_shared::ids::NodeId;
+
 use super::demand::{Demand, ImageKey, SlotKey};
 use super::entry::Sight;
 use super::index::{Index, Place, SlotPlace, on};
@@ -117,6 +119,11 @@ impl View {
     /// One node of this view.
     pub fn member(&self, index: NodeIndex) -> &Member {
         &self.members()[index.get()]
+    }
+
+    /// Where the node of that name is in this view. O(log nodes).
+    pub fn find(&self, id: &NodeId) -> Option<NodeIndex> {
+        self.members().binary_search_by(|member| member.node().id().cmp(id)).ok().map(NodeIndex::new)
     }
 
     /// A node's name within this process.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use kiln_agent::link::{self, LinkConfig, Linked, Outbox};
 use kiln_api::{StoredBatches, WaitingBatch};
-use kiln_lb::fleet::{Demand, Fleet, FleetReader, LivenessPolicy, PlacementPolicy, TriedSet};
+use kiln_lb::fleet::{Fleet, FleetReader, LivenessPolicy, TriedSet};
 use kiln_lb::link::{Answers, LinkServer};
 use kiln_lb::nodes::Nodes;
 use kiln_lb::route::RouteTable;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, advance, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fleet::{function, hello, report, warm};
+use crate::fleet::{demand, hello, report, warm};
 use crate::world::Shared;
 
 pub(crate) const LINK_PORT: u16 = 8082;
@@ -92,11 +92,6 @@ impl AgentLife {
     }
 }
 
-pub(crate) fn demand(number: u64) -> Demand {
-    let revision = warm(number, 0).revision;
-    Demand { function: function(number), revision, memory_mib: 0, cpu_millis: 0 }
-}
-
 /// A balancer on the host of that name, until it is told to stop.
 pub(crate) async fn balancer(shared: Arc<Shared>, name: String) -> Outcome {
     let credentials = shared.authority.credentials(Role::Balancer, &name);
@@ -106,7 +101,7 @@ pub(crate) async fn balancer(shared: Arc<Shared>, name: String) -> Outcome {
     let second = shared.network.endpoint(&name, SECOND_PORT, Some(tls)).await?;
     let (control, mut jumps) = Control::new();
     let tasks = TaskTracker::new();
-    let liveness = LivenessPolicy { suspect_after: SUSPECT_AFTER, ..LivenessPolicy::default() };
+    let liveness = LivenessPolicy::of_beat(BEAT);
     let fleet = Fleet::new(liveness, Instant::now().into_std());
     let reader = fleet.reader();
     let nodes = Nodes::keep(fleet, &tasks, &control.stop);
@@ -168,8 +163,7 @@ impl Prober {
         let own = turmoil::lookup(self.name.as_str());
         for number in 0..FUNCTIONS {
             let now = Instant::now().into_std();
-            let (tried, policy) = (TriedSet::new(), PlacementPolicy::default());
-            let Ok(seat) = self.reader.seat(&demand(number), &tried, &policy, now) else { continue };
+            let Ok(seat) = self.reader.seat(&demand(number), &TriedSet::new(), now) else { continue };
             let node = seat.node().id().as_str();
             let heard = network.heard_at(turmoil::lookup(node), own).unwrap_or_default();
             let silence = network.now().saturating_sub(heard);

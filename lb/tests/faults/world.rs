@@ -7,9 +7,9 @@ use std::time::Duration;
 use kiln_lb::fleet::NodeState;
 use turmoil::{Builder, Sim};
 
-use crate::fleet::{Authority, record};
+use crate::fleet::{Authority, demand, idle, record};
 use crate::network::{Network, Weather};
-use crate::nodes::{self, AgentLife, BalancerLife, demand};
+use crate::nodes::{self, AgentLife, BalancerLife};
 
 /// More than a fleet that can speak needs to know all: the longest pause between two tries, a connection's end, a whole
 /// report, and some.
@@ -183,11 +183,12 @@ impl World {
         };
         let report = life.reports.borrow();
         let mut fleet = believed.fleet.clone();
-        let members = fleet.view().members();
+        let view = fleet.view();
+        let members = view.members();
         let Some(member) = members.iter().find(|member| member.node().id().as_str() == agent) else {
             return false;
         };
-        let idle = |number| member.slots(&demand(number)).map(|slots| slots.idle());
+        let idle = |number| idle(view, agent, number);
         let reported = |number| {
             let mut functions = report.functions.iter();
             functions.find(|function| function.id == demand(number).function).map(|function| function.idle)
@@ -199,7 +200,8 @@ impl World {
 
     pub(crate) fn state(&self, balancer: &str, agent: &str) -> Option<NodeState> {
         let mut fleet = self.shared.book().balancers.get(balancer)?.fleet.clone();
-        let members = fleet.view().members();
+        let view = fleet.view();
+        let members = view.members();
         members.iter().find(|member| member.node().id().as_str() == agent).map(|member| member.node().state())
     }
 

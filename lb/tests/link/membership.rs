@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use kiln_lb::fleet::{Demand, NodeState};
+use kiln_lb::fleet::NodeState;
 use kiln_lb::nodes::TellError;
 use kiln_shared::ids::NodeId;
 use kiln_shared::link::message::{AgentMessage, BalancerMessage, Command, Opening};
 use kiln_shared::report::NodeReport;
 
 use crate::support::{
-    Agent, Authority, Balancer, LONG, Stranger, Wire, eventually, function, hello, report, warm,
+    Agent, Authority, Balancer, LONG, Stranger, Wire, eventually, hello, idle, report, warm,
 };
 
 #[tokio::test]
@@ -26,17 +26,7 @@ async fn an_agent_that_links_up_is_a_node_and_its_changes_are_seen() {
         tokio::task::yield_now().await;
     }
     eventually("the last report is seen", || balancer.load("a") == Some(49)).await;
-    let idle = |number| {
-        balancer.view(|view| {
-            let demand = Demand {
-                function: function(number),
-                revision: warm(number, 0).revision,
-                memory_mib: 1,
-                cpu_millis: 0,
-            };
-            view.members()[0].slots(&demand).map(|slots| slots.idle())
-        })
-    };
+    let idle = |number| balancer.view(|view| idle(view, "a", number));
     assert_eq!((idle(1), idle(49), idle(50)), (Some(49), Some(49), None));
     agent.report(|report| report.functions = vec![warm(50, 3)]);
     eventually("functions come and go", || (idle(1), idle(50)) == (None, Some(3))).await;
@@ -59,9 +49,7 @@ async fn a_silent_node_gets_no_calls_and_comes_back_warm() {
     let wire = Wire::new(balancer.address).await;
     let agent = Agent::start(&authority, "a", &[wire.address]);
     agent.report(|report| report.functions = vec![warm(1, 2)]);
-    let demand =
-        Demand { function: function(1), revision: warm(1, 0).revision, memory_mib: 1, cpu_millis: 0 };
-    let idle = || balancer.view(|view| view.members().first()?.slots(&demand).map(|slots| slots.idle()));
+    let idle = || balancer.view(|view| idle(view, "a", 1));
     eventually("the node is up and warm", || balancer.state("a") == Some(NodeState::Up) && idle() == Some(2))
         .await;
     // Past the QUIC connection's own end, so that the agent has to link up again.

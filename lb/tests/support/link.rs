@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use kiln_shared::function::Revision;
+use kiln_lb::fleet::{Demand, View};
+use kiln_shared::function::{Function, FunctionSpec, Revision};
 use kiln_shared::identity::{CertificateAuthority, Credentials, Peer, Role};
 use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId};
 use kiln_shared::link::message::{CallsAt, Hello, PROTOCOL};
@@ -92,4 +93,19 @@ pub(crate) fn record(text: &str) -> Record {
         function_id: FunctionId::generate(),
         text: text.to_owned(),
     })
+}
+
+/// What a call of a function asks of a node.
+pub(crate) fn demand(number: u64) -> Demand {
+    let spec = FunctionSpec {
+        memory_mib: 0,
+        ..FunctionSpec::with_defaults(function(number), AppId::generate(), "i")
+    };
+    Demand::of(&Function { spec, revision: warm(number, 0).revision })
+}
+
+/// The idle slots of a function on a node, if the view knows of any containers of it there.
+pub(crate) fn idle(view: &View, node: &str, number: u64) -> Option<u32> {
+    let index = view.find(&NodeId::new(node))?;
+    view.slots(index, &demand(number)).map(|slots| slots.idle())
 }
