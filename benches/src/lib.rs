@@ -1,5 +1,7 @@
 //! What the benchmarks measure against: fleets of a given size, functions and calls, and a short criterion.
 
+pub mod candidates;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;

@@ -29,9 +29,13 @@ pub struct PlacementPolicy {
     /// Nodes within the bound that are asked for room before a call waits. Keeps choosing cheap in a large
     /// fleet that is full, where most calls find no room.
     pub room_search_nodes_max: u32,
-    /// Calls of one function that a node may have beyond its containers of it, so that none is idle while the next
-    /// call is on its way. The rest waits at the balancer.
-    pub lookahead_calls: u32,
+    /// Calls of one function that a node may have beyond its containers of it, whatever their number, so that none is
+    /// idle while the next call is on its way. The rest waits at the balancer.
+    pub lookahead_calls_min: u32,
+    /// More of them for a node with many containers: this share of its ready ones. On average
+    /// `containers x round trip / duration of a call` are needed: with calls of 1 ms and 0.2 ms there and back, a
+    /// quarter keeps 16 containers at work 98 % of the time, two calls alone 93 % and none 83 % (`lb/tests/fleet`).
+    pub lookahead_share: f64,
 }
 
 impl Default for PlacementPolicy {
@@ -42,7 +46,8 @@ impl Default for PlacementPolicy {
             warm_search_nodes_max: 32,
             image_search_nodes_max: 16,
             room_search_nodes_max: 128,
-            lookahead_calls: 2,
+            lookahead_calls_min: 2,
+            lookahead_share: 0.25,
         }
     }
 }

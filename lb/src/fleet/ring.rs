@@ -343,6 +343,19 @@ mod tests {
             }
         }
 
+        /// From 32 equal nodes on. Fewer have larger shares with larger spread, 9 % of a share: of four nodes one
+        /// may have 27 % of the keys (docs/adr/0005-ring.md).
+        #[test]
+        fn losing_a_node_moves_no_more_than_its_share_and_a_hundredth(nodes in 32_usize..120, gone: prop::sample::Index) {
+            const KEYS: u64 = 20_000;
+            let before = fleet(&vec![Weight::STANDARD.points(); nodes]);
+            let gone = before.keys().nth(gone.index(nodes)).unwrap().clone();
+            let mut after = before.clone();
+            after.remove(&gone);
+            let moved = homes(&before, KEYS).into_iter().zip(homes(&after, KEYS)).filter(|(old, new)| old != new);
+            prop_assert!(moved.count() as f64 / KEYS as f64 <= 1.0 / nodes as f64 + 0.01);
+        }
+
         #[test]
         fn a_lost_home_is_followed_by_the_first_spill(points in prop::collection::vec(64_u32..300, 2..16), n: u64) {
             let before = fleet(&points);

@@ -40,9 +40,9 @@ impl Slots {
         (self.ready() + self.starting()).saturating_sub(self.calls())
     }
 
-    /// Calls beyond the containers that are there or being started.
+    /// Calls beyond the containers that are ready: those that wait for one that is being started are the next for any.
     pub fn queued(&self) -> u32 {
-        self.calls().saturating_sub(self.ready() + self.starting())
+        self.calls().saturating_sub(self.ready())
     }
 
     /// Containers that are ready, idle or busy.

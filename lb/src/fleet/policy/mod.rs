@@ -154,7 +154,8 @@ pub(crate) fn offer_of(
 
 /// True if few calls wait for a node's containers of a function.
 pub(crate) fn has_short_queue(slots: &Slots, policy: &PlacementPolicy) -> bool {
-    slots.ready() + slots.starting() > 0 && slots.queued() < policy.lookahead_calls
+    let lookahead = (f64::from(slots.ready()) * policy.lookahead_share) as u32;
+    slots.ready() + slots.starting() > 0 && slots.queued() < lookahead.max(policy.lookahead_calls_min)
 }
 
 /// True if a container could be started there now, as far as is known.

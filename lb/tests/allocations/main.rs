@@ -1,0 +1,115 @@
+//! Choosing a node allocates nothing: counted by an allocator that counts.
+
+#![allow(unsafe_code, reason = "an allocator is unsafe by its trait; this one hands on to the system's")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kiln_lb::fleet::{
+    Address, Ask, Demand, Fleet, FleetConfig, NodeConfig, PlacementPolicy, PolicyName, TriedSet, place,
+};
+use kiln_shared::function::{Function, FunctionSpec};
+use kiln_shared::ids::NodeId;
+use kiln_shared::report::{FunctionReport, NodeReport, ReportScope};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is handed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const NODES: usize = 50;
+
+fn demand(number: usize) -> Demand {
+    let id = format!("{number:026}");
+    let spec = FunctionSpec::with_defaults(
+        id.parse().expect("26 digits are an id"),
+        id.parse().expect("26 digits are an id"),
+        "image:1",
+    );
+    Demand::of(&Function::new(spec))
+}
+
+fn report(number: usize, memory_committed_mib: u64, functions: Vec<FunctionReport>) -> NodeReport {
+    NodeReport {
+        node: NodeId::new(format!("node-{number:03}")),
+        epoch: 1,
+        sequence: 1,
+        scope: ReportScope::Whole,
+        draining: false,
+        memory_total_mib: 8192,
+        memory_committed_mib,
+        memory_idle_mib: 0,
+        cpu_total_millis: 4000,
+        cpu_committed_millis: 0,
+        calls: 9,
+        functions,
+        gone: Vec::new(),
+        images: Some([Arc::from("image:1")].into()),
+    }
+}
+
+/// Functions 0 to 99 are warm on a node each, the others nowhere; half of the nodes are full.
+fn fleet(now: Instant) -> Fleet {
+    let mut fleet = Fleet::new(FleetConfig::default(), now);
+    let member = |number: usize| NodeConfig {
+        id: NodeId::new(format!("node-{number:03}")),
+        address: Address::Remote("10.0.0.1:1".into()),
+        weight: None,
+        zone: None,
+    };
+    fleet.set_members((0..NODES).map(member), now);
+    let warm = |number: usize| {
+        let of = demand(number);
+        let (id, revision) = (of.function, of.revision);
+        FunctionReport { id, revision, idle: 1, busy: 0, starting: 0, waiting: 0 }
+    };
+    let reports: Vec<NodeReport> = (0..NODES)
+        .map(|number| report(number, 8192 * (number % 2) as u64, vec![warm(number), warm(number + NODES)]))
+        .collect();
+    assert_eq!(fleet.apply(&reports, now).news, NODES);
+    fleet
+}
+
+#[test]
+fn a_decision_of_any_policy_and_a_seat_allocate_nothing() {
+    let now = Instant::now();
+    let fleet = fleet(now);
+    let demands: Vec<Demand> = (0..200).map(demand).collect();
+    let (view, tried, mut reader) = (fleet.view(), TriedSet::new(), fleet.reader());
+    drop(reader.seat(&demands[0], &tried, now));
+    let before = ALLOCATIONS.get();
+    for name in PolicyName::ALL {
+        let policy = PlacementPolicy { name, ..PlacementPolicy::default() };
+        for (draw, demand) in (1..).zip(&demands) {
+            let now = now + Duration::from_millis(draw);
+            assert!(place(&view, &Ask { demand, tried: &tried, draw, now }, &policy).is_ok());
+        }
+    }
+    for demand in &demands {
+        drop(reader.seat(demand, &tried, now));
+        assert!(!reader.room().is_waited_for(&demand.function));
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    drop(Vec::<u8>::with_capacity(1));
+    assert_eq!(ALLOCATIONS.get() - before, 1, "the allocator counts");
+}
