@@ -142,7 +142,7 @@ pub fn fleet(nodes: usize, warm: &[Demand], now: Instant) -> Fleet {
             waiting: 0,
         });
     }
-    fleet.apply(&reports, now);
+    assert_eq!(fleet.apply(&reports, now).news, nodes, "reports are valid");
     fleet
 }
 

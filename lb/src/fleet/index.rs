@@ -21,10 +21,35 @@ pub(crate) struct Place<V> {
 /// The containers of one revision of a function, by node.
 pub(crate) type SlotPlace = Place<Arc<Slots>>;
 
+/// The places of one key. Most keys have one, which then stands in the table itself: one wait for memory less.
+#[derive(Debug, Clone)]
+enum Places<V> {
+    One(Place<V>),
+    Many(Arc<[Place<V>]>),
+}
+
+impl<V: Clone> Places<V> {
+    fn as_slice(&self) -> &[Place<V>] {
+        match self {
+            Self::One(place) => std::slice::from_ref(place),
+            Self::Many(places) => places,
+        }
+    }
+
+    /// `None` if there are none.
+    fn of(mut places: Vec<Place<V>>) -> Option<Self> {
+        match places.len() {
+            0 => None,
+            1 => places.pop().map(Self::One),
+            _ => Some(Self::Many(places.into())),
+        }
+    }
+}
+
 /// Places by key.
 #[derive(Debug, Clone)]
 pub(crate) struct Index<K, V> {
-    table: CowTable<(K, Arc<[Place<V>]>)>,
+    table: CowTable<(K, Places<V>)>,
 }
 
 impl<K: Copy + Eq, V: Clone> Index<K, V> {
@@ -34,7 +59,7 @@ impl<K: Copy + Eq, V: Clone> Index<K, V> {
 
     /// The nodes that have `key`. O(1).
     pub(crate) fn get(&self, key: K, hash: u64) -> &[Place<V>] {
-        self.table.get(hash, |entry| entry.0 == key).map_or(&[], |entry| &entry.1)
+        self.table.get(hash, |entry| entry.0 == key).map_or(&[], |entry| entry.1.as_slice())
     }
 
     /// Notes that `node` has `key`.
@@ -44,20 +69,23 @@ impl<K: Copy + Eq, V: Clone> Index<K, V> {
             Ok(at) => places[at].value = value,
             Err(at) => places.insert(at, Place { node, value }),
         }
-        self.table.insert(hash, (key, places.into()), |entry| entry.0 == key);
+        self.put(key, hash, places);
     }
 
     /// Notes that `node` has no `key` any more.
     pub(crate) fn remove(&mut self, key: K, hash: u64, node: NodeSerial) {
         let places = self.get(key, hash);
         let Ok(at) = places.binary_search_by_key(&node, |place| place.node) else { return };
-        if places.len() == 1 {
-            self.table.remove(hash, |entry| entry.0 == key);
-            return;
-        }
         let mut places = places.to_vec();
         places.remove(at);
-        self.table.insert(hash, (key, places.into()), |entry| entry.0 == key);
+        self.put(key, hash, places);
+    }
+
+    fn put(&mut self, key: K, hash: u64, places: Vec<Place<V>>) {
+        match Places::of(places) {
+            Some(places) => self.table.insert(hash, (key, places), |entry| entry.0 == key),
+            None => self.table.remove(hash, |entry| entry.0 == key),
+        }
     }
 }
 

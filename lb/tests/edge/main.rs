@@ -8,3 +8,4 @@ mod framing;
 mod http2;
 mod paths;
 mod support;
+mod waiting;

@@ -16,7 +16,7 @@ use kiln_shared::call::{CallError, CallFuture, CallHop, CallRequest, CallRespons
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::NodeId;
 use kiln_shared::listen::{Workers, bind};
-use kiln_shared::model::{AppInput, FunctionInput, TriggerInput};
+use kiln_shared::model::{AppInput, CONCURRENCY_MAX, FunctionInput, TriggerInput};
 use kiln_shared::report::{NodeReport, ReportScope};
 use kiln_shared::telemetry::{MetricsHandle, start_metrics};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -97,8 +97,17 @@ impl TestEdge {
         config: EdgeConfig,
         script: impl Fn(&Seen) -> CallResponse + Send + Sync + 'static,
     ) -> Self {
+        Self::start_limited(config, serde_json::Value::Null, script).await
+    }
+
+    /// With a limit on the function's calls.
+    pub(crate) async fn start_limited(
+        config: EdgeConfig,
+        concurrency_max: serde_json::Value,
+        script: impl Fn(&Seen) -> CallResponse + Send + Sync + 'static,
+    ) -> Self {
         let catalog = Catalog::open("sqlite://:memory:").await.expect("a catalog in memory");
-        let invoke_path = format!("/invoke/{}", fill(&catalog).await);
+        let invoke_path = format!("/invoke/{}", fill(&catalog, &concurrency_max).await);
         let (followed, _) = follow(catalog.clone()).await.expect("the routes are read");
         let node = Arc::new(ScriptedNode {
             calls: AtomicUsize::new(0),
@@ -220,14 +229,17 @@ impl Reply {
     }
 }
 
-/// Creates the app, the function and its triggers; the function's id.
-async fn fill(catalog: &Catalog) -> String {
+/// Creates the app, the function, with a limit on its calls unless that is null, and its triggers; the function's id.
+async fn fill(catalog: &Catalog, concurrency_max: &serde_json::Value) -> String {
     let app = AppInput { name: "demo".into(), ..AppInput::default() };
     let app = catalog.create_app(&app).await.expect("an app");
+    let limit =
+        [(CONCURRENCY_MAX, concurrency_max.clone())].into_iter().filter(|(_, value)| !value.is_null());
     let function = FunctionInput {
         name: "hello".into(),
         app_id: app.id.as_str().into(),
         image: "me/hello:1".into(),
+        annotations: limit.collect(),
         ..FunctionInput::default()
     };
     let function = catalog.create_function(&function).await.expect("a function");
