@@ -38,12 +38,32 @@ fn decisions(criterion: &mut Criterion<CpuTime>) {
         };
         measure("one hot function, warm at home", &fleet, &warm[..1]);
         measure("all functions, warm at home", &fleet, warm);
+        measure("functions by Zipf's law, warm at home", &fleet, &by_zipf(warm));
         measure("no container anywhere, images everywhere", &fleet, cold);
         measure("neither container nor image anywhere", &fleet, &without_image);
         fleet.apply(&full(nodes), now);
         measure("no room anywhere", &fleet, cold);
         group.finish();
     }
+}
+
+/// A thousand times a hundred calls, each of a function as often as its rank has it (exponent 0.99), in no order.
+fn by_zipf(functions: &[Demand]) -> Vec<Demand> {
+    let weights = (1..=functions.len()).map(|rank| (rank as f64).powf(-0.99));
+    let sums: Vec<f64> = weights
+        .scan(0.0, |sum, weight| {
+            *sum += weight;
+            Some(*sum)
+        })
+        .collect();
+    let total = sums.last().copied().unwrap_or(1.0);
+    let mut draw = 0_u64;
+    let calls = (0..FUNCTIONS).map(|_| {
+        draw = draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let at = (draw >> 11) as f64 / (1_u64 << 53) as f64 * total;
+        functions[sums.partition_point(|&sum| sum < at).min(functions.len() - 1)]
+    });
+    calls.collect()
 }
 
 fn policies(criterion: &mut Criterion<CpuTime>) {
