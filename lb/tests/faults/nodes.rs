@@ -31,7 +31,7 @@ pub(crate) const LINK_PORT: u16 = 8082;
 /// Where a balancer is found too.
 const SECOND_PORT: u16 = 8083;
 /// A node that was silent for this long gets no calls.
-pub(crate) const SUSPECT_AFTER: Duration = BEAT.saturating_mul(3);
+pub(crate) const SUSPECT_AFTER: Duration = Duration::from_millis(7 * BEAT.as_millis() as u64 / 2);
 /// What a balancer may take to notice: a look at everybody, and a probe.
 pub(crate) const SLACK: Duration = Duration::from_millis(100);
 /// How often placement is asked.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::StreamError;
 use super::connection::Connection;
@@ -24,24 +24,42 @@ impl Shared {
     }
 }
 
-/// Pieces that came and were not taken. The first one costs no allocation.
+/// Room that is made at once for bytes that came. Twice a frame, so that at least half of it is used; and far below the
+/// size from which the allocator asks the kernel each time.
+const CHUNK_BYTES: usize = 32 << 10;
+
+/// Bytes that came and were not taken. Copied, so that a stream keeps little more than these: what is read for many
+/// streams at once would be kept whole for the smallest piece of it.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
+    /// Came first; of a small message it is all.
     first: Bytes,
-    more: VecDeque<Bytes>,
+    more: VecDeque<BytesMut>,
 }
 
 impl Inbox {
-    pub(super) fn push(&mut self, piece: Bytes) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         if self.first.is_empty() && self.more.is_empty() {
-            self.first = piece;
-        } else {
-            self.more.push_back(piece);
+            self.first = Bytes::copy_from_slice(bytes);
+            return;
+        }
+        match self.more.back_mut() {
+            Some(last) if last.capacity() - last.len() >= bytes.len() => last.extend_from_slice(bytes),
+            _ => {
+                let mut chunk = BytesMut::with_capacity(CHUNK_BYTES.max(bytes.len()));
+                chunk.extend_from_slice(bytes);
+                self.more.push_back(chunk);
+            }
         }
     }
 
+    /// The next piece.
     pub(super) fn pop(&mut self) -> Option<Bytes> {
-        if self.first.is_empty() { self.more.pop_front() } else { Some(std::mem::take(&mut self.first)) }
+        if self.first.is_empty() {
+            self.more.pop_front().map(BytesMut::freeze)
+        } else {
+            Some(std::mem::take(&mut self.first))
+        }
     }
 }
 
