@@ -1,7 +1,10 @@
 //! Kiln as its users start and call it. The command lines of its binaries stand here and nowhere else.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -32,6 +35,15 @@ pub struct Kiln {
     servers: Vec<Server>,
     /// Its edge.
     pub target: Target,
+    link: Option<SocketAddr>,
+}
+
+/// Longest time for a node to link up.
+const NODE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Where the CA of a benchmark's fleet is.
+pub fn ca_folder(folder: &Path) -> PathBuf {
+    folder.join("ca")
 }
 
 impl Kiln {
@@ -46,7 +58,7 @@ impl Kiln {
         let mut server = Server::start("kiln", command, None, folder)?;
         let target = Target::loopback(port);
         server.wait_until_ready(&target)?;
-        Ok(Self { servers: vec![server], target })
+        Ok(Self { servers: vec![server], target, link: None })
     }
 
     /// Edge and API in one process, the agent in another.
@@ -54,34 +66,78 @@ impl Kiln {
     /// # Errors
     /// If one of them does not start.
     pub fn two_processes(binaries: &Binaries, folder: &Path) -> Result<Self> {
+        let mut edge = Self::edge(binaries, folder, None)?;
+        let token = folder.join("join-token");
+        let made = Command::new(binaries.path("kiln")?)
+            .args(["node", "token", "--ca-dir"])
+            .arg(ca_folder(folder))
+            .output()?;
+        ensure!(made.status.success(), "kiln node token: {}", String::from_utf8_lossy(&made.stderr));
+        std::fs::write(&token, made.stdout)?;
         let port = free_port()?;
         let mut command = Command::new(binaries.path("kiln-agent")?);
-        command.args(["--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(folder.join("agent"));
+        command
+            .args(["--listen", &format!("127.0.0.1:{port}"), "--balancer", &edge.link()?.to_string()])
+            .arg("--join-token-file")
+            .arg(token)
+            .arg("--data-dir")
+            .arg(folder.join("agent"));
         let mut agent = Server::start("kiln-agent", command, None, folder)?;
         agent.wait_until_ready(&Target::loopback(port))?;
-        let mut edge = Self::edge(binaries, folder, port, None)?;
         // Servers are ended in this order: the edge before the agent.
         edge.servers.push(agent);
         Ok(edge)
     }
 
-    /// The edge alone, with one worker on `core`, in front of the agent at `agent_port`.
+    /// The edge alone, with one worker on `core`. Agents of the CA in [`ca_folder`] can link up.
     ///
     /// # Errors
     /// If it does not start.
-    pub fn edge(binaries: &Binaries, folder: &Path, agent_port: u16, core: Option<usize>) -> Result<Self> {
-        let port = free_port()?;
+    pub fn edge(binaries: &Binaries, folder: &Path, core: Option<usize>) -> Result<Self> {
+        let made = Command::new(binaries.path("kiln")?)
+            .args(["ca", "init", "--ca-dir"])
+            .arg(ca_folder(folder))
+            .output()?;
+        ensure!(made.status.success(), "kiln ca init: {}", String::from_utf8_lossy(&made.stderr));
+        let (port, link_port) = (free_port()?, free_port()?);
         let mut command = Command::new(binaries.path("kiln-lb")?);
         command
             .args(["--listen", &format!("127.0.0.1:{port}")])
-            .args(["--node", &format!("bench=127.0.0.1:{agent_port}")])
+            .args(["--link-listen", &format!("127.0.0.1:{link_port}")])
             .args(["--workers", if core.is_some() { "1" } else { "2" }])
+            .arg("--ca-dir")
+            .arg(ca_folder(folder))
             .arg("--data-dir")
             .arg(folder.join("lb"));
         let mut server = Server::start("kiln-lb", command, core, folder)?;
         let target = Target::loopback(port);
         server.wait_until_ready(&target)?;
-        Ok(Self { servers: vec![server], target })
+        Ok(Self { servers: vec![server], target, link: Some(SocketAddr::from(([127, 0, 0, 1], link_port))) })
+    }
+
+    /// Where agents link up.
+    ///
+    /// # Errors
+    /// If it is one process.
+    pub fn link(&self) -> Result<SocketAddr> {
+        self.link.context("a single node has no link")
+    }
+
+    /// Waits until calls with this request are answered: a node has linked up.
+    ///
+    /// # Errors
+    /// If none does in time.
+    pub fn wait_for_node(&self, request: &[u8]) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let answered =
+                self.target.connect().ok().and_then(|mut connection| connection.exchange(request).ok());
+            if answered == Some(200) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < NODE_WITHIN, "no node has linked up: the answer was {answered:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Its processes.

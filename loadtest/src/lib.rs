@@ -6,6 +6,7 @@
 //! which compares ways of carrying a call and takes those that are Kiln's from its own code.
 //! Speaks to loopback and unix sockets alone.
 
+pub mod agent;
 pub mod cost;
 pub mod docker;
 pub mod hop;

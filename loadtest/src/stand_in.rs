@@ -1,5 +1,5 @@
-//! A server that answers every request at once with 200 and 12 bytes: what proxies are measured in front of. To a
-//! balancer it is an agent whose functions answer at once; all proxies get the same bytes.
+//! A server that answers every request at once with 200 and 12 bytes: what other proxies are measured in front of. Kiln is
+//! measured in front of an agent whose functions answer the same ([`crate::agent`]).
 //!
 //! One thread with epoll, so that on a shared core the proxy's cost stands out. It reads `Content-Length` bodies and
 //! chunked ones as far as it must to find the next request.
@@ -19,7 +19,7 @@ use crate::cost;
 pub const ANSWER_BODY: &[u8; 12] = b"hello world\n";
 
 const ANSWER: &[u8] =
-    b"HTTP/1.1 200 OK\r\nKiln-Answer: warm 0 0\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nhello world\n";
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nhello world\n";
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;

@@ -21,20 +21,9 @@ pub(crate) use self::images::{docker, image};
 /// A function's spec with an image of [`image`], 64 MiB, and `BEHAVIOUR` set.
 pub(crate) fn spec(image: &str, behaviour: &str) -> FunctionSpec {
     FunctionSpec {
-        id: FunctionId::generate(),
-        name: "test".to_owned(),
-        app_id: AppId::generate(),
-        app_name: "tests".to_owned(),
-        image: image.to_owned(),
-        image_digest: None,
-        format: Format::HttpStream,
         memory_mib: 64,
-        cpu_millis: None,
-        tmpfs_mib: None,
-        timeout: Duration::from_secs(30),
-        idle_timeout: Duration::from_secs(30),
         config: BTreeMap::from([("BEHAVIOUR".to_owned(), behaviour.to_owned())]),
-        syslog_url: None,
+        ..FunctionSpec::with_defaults(FunctionId::generate(), AppId::generate(), image)
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::Bench;
+use crate::agent::InstantAgent;
 use crate::cost::{self, CpuMeter};
 use crate::http::Target;
 use crate::kiln::{self, Kiln};
@@ -50,9 +51,12 @@ pub fn run(bench: &Bench) -> Result<Vec<Row>> {
     let load_core = cores_apart.then_some(LOAD_CORE);
     let stand_in = StandIn::start(load_core)?;
 
-    let edge = Kiln::edge(&bench.binaries, &bench.folder, stand_in.port(), Some(PROXY_CORE))?;
+    let edge = Kiln::edge(&bench.binaries, &bench.folder, Some(PROXY_CORE))?;
+    let _agent =
+        InstantAgent::start(&kiln::ca_folder(&bench.folder), &bench.folder, edge.link()?, load_core)?;
     let app = edge.create_app("bench")?;
     let request = kiln::call(&edge.create_function(&app, "echo", "example/none:1")?);
+    edge.wait_for_node(&request)?;
     let haproxy = start_haproxy(&bench.folder, stand_in.port())?;
     let nginx = start_nginx(&bench.folder, stand_in.port())?;
     let pingora = start_pingora(bench, stand_in.port())?;

@@ -19,6 +19,7 @@ pub fn run(bench: &Bench) -> Result<Vec<Row>> {
     container.wait_until_ready()?;
     let kiln = Kiln::two_processes(&bench.binaries, &bench.folder)?;
     let request = kiln.deploy(&image)?;
+    kiln.wait_for_node(&request)?;
     let one = one_at_a_time(bench, &kiln, &request, &container.target())?;
     Ok(vec![
         Row::of("split, 1 caller: added p50 (us)", median(&one.added_us)).goal(Goal::ValueMax(130.0)),
