@@ -56,8 +56,7 @@ impl<R> fmt::Debug for ReadBuffer<R> {
     }
 }
 
-/// Takes `bytes` off the front of `input`; a small piece is copied, so that the buffer stays its reader's alone.
-pub(crate) fn take(input: &mut BytesMut, bytes: usize) -> Bytes {
+fn take(input: &mut BytesMut, bytes: usize) -> Bytes {
     if bytes > COPIED_BYTES_MAX {
         return input.split_to(bytes).freeze();
     }

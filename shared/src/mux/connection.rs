@@ -18,7 +18,6 @@ use super::{
     CREDIT_BYTES, Closed, OUT_BYTES_MAX, PREFACE, REASON_BYTES_MAX, STREAMS_MAX, StreamError, VERSION,
     Violation,
 };
-use crate::http1::buffer::take;
 
 /// Bytes before the first frame.
 const PREFACE_BYTES: usize = PREFACE.len() + 1;
@@ -422,7 +421,7 @@ impl Connection {
     fn receive_frame(&mut self, head: Head, input: &mut BytesMut) -> Result<(), Violation> {
         let Head { kind, stream: id, payload_bytes } = head;
         if kind == Kind::GoAway {
-            let reason = String::from_utf8_lossy(&input[..payload_bytes]).into_owned();
+            let reason = String::from_utf8_lossy(&input[..payload_bytes]).replace(char::is_control, " ");
             input.advance(payload_bytes);
             self.told_to_leave(id, reason);
             return Ok(());
@@ -458,9 +457,8 @@ impl Connection {
                     .receivable_bytes
                     .checked_sub(payload_bytes as u32)
                     .ok_or(Violation::Credit { stream: id })?;
-                if payload_bytes > 0 {
-                    stream.inbox.push(take(input, payload_bytes));
-                }
+                stream.inbox.push(&input[..payload_bytes]);
+                input.advance(payload_bytes);
                 stream.received_end = kind == Kind::End;
                 if let Some(reader) = stream.reader.take() {
                     reader.wake();

@@ -1,10 +1,9 @@
 //! A stream in the hands of whoever reads and writes it.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::StreamError;
 use super::connection::Connection;
@@ -24,24 +23,30 @@ impl Shared {
     }
 }
 
-/// Pieces that came and were not taken. The first one costs no allocation.
+/// Bytes that came and were not taken. Copied, so that a stream keeps no more than these: what is read for many streams
+/// at once would be kept whole for the smallest piece of it.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
+    /// Came first; of a small message it is all.
     first: Bytes,
-    more: VecDeque<Bytes>,
+    more: BytesMut,
 }
 
 impl Inbox {
-    pub(super) fn push(&mut self, piece: Bytes) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         if self.first.is_empty() && self.more.is_empty() {
-            self.first = piece;
+            self.first = Bytes::copy_from_slice(bytes);
         } else {
-            self.more.push_back(piece);
+            self.more.extend_from_slice(bytes);
         }
     }
 
+    /// All that is there, in one or two pieces.
     pub(super) fn pop(&mut self) -> Option<Bytes> {
-        if self.first.is_empty() { self.more.pop_front() } else { Some(std::mem::take(&mut self.first)) }
+        if !self.first.is_empty() {
+            return Some(std::mem::take(&mut self.first));
+        }
+        (!self.more.is_empty()).then(|| std::mem::take(&mut self.more).freeze())
     }
 }
 
