@@ -48,8 +48,11 @@ pub fn line(measured: &Measured, base: Option<&Measured>) -> String {
     line.trim_end().to_owned()
 }
 
-/// The measurement of the same case and round over pooled HTTP/1.1.
+/// What a measurement is compared with: that of the same case and round over pooled HTTP/1.1.
 pub fn base<'a>(of: &Measured, all: &'a [Measured]) -> Option<&'a Measured> {
+    if of.way == Way::Pooled {
+        return None;
+    }
     all.iter().rev().find(|other| other.way == Way::Pooled && other.case == of.case && other.loss == of.loss)
 }
 

@@ -1,5 +1,6 @@
 //! A stream in the hands of whoever reads and writes it.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -23,30 +24,42 @@ impl Shared {
     }
 }
 
-/// Bytes that came and were not taken. Copied, so that a stream keeps no more than these: what is read for many streams
-/// at once would be kept whole for the smallest piece of it.
+/// Room that is made at once for bytes that came. Twice a frame, so that at least half of it is used; and far below the
+/// size from which the allocator asks the kernel each time.
+const CHUNK_BYTES: usize = 32 << 10;
+
+/// Bytes that came and were not taken. Copied, so that a stream keeps little more than these: what is read for many
+/// streams at once would be kept whole for the smallest piece of it.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     /// Came first; of a small message it is all.
     first: Bytes,
-    more: BytesMut,
+    more: VecDeque<BytesMut>,
 }
 
 impl Inbox {
     pub(super) fn push(&mut self, bytes: &[u8]) {
         if self.first.is_empty() && self.more.is_empty() {
             self.first = Bytes::copy_from_slice(bytes);
-        } else {
-            self.more.extend_from_slice(bytes);
+            return;
+        }
+        match self.more.back_mut() {
+            Some(last) if last.capacity() - last.len() >= bytes.len() => last.extend_from_slice(bytes),
+            _ => {
+                let mut chunk = BytesMut::with_capacity(CHUNK_BYTES.max(bytes.len()));
+                chunk.extend_from_slice(bytes);
+                self.more.push_back(chunk);
+            }
         }
     }
 
-    /// All that is there, in one or two pieces.
+    /// The next piece.
     pub(super) fn pop(&mut self) -> Option<Bytes> {
-        if !self.first.is_empty() {
-            return Some(std::mem::take(&mut self.first));
+        if self.first.is_empty() {
+            self.more.pop_front().map(BytesMut::freeze)
+        } else {
+            Some(std::mem::take(&mut self.first))
         }
-        (!self.more.is_empty()).then(|| std::mem::take(&mut self.more).freeze())
     }
 }
 
