@@ -210,7 +210,8 @@ async fn a_call_is_cancelled_in_every_phase_and_its_neighbours_live() {
     drop(unread);
     reached(&dropped, 3).await;
     for _ in 0..100 {
-        assert_eq!(neighbour.body.next_chunk().await.expect("lives").expect("whole"), "more");
+        let piece = neighbour.body.next_chunk().await.expect("lives").expect("whole");
+        assert!(piece.chunks(4).all(|word| word == b"more"));
     }
 }
 

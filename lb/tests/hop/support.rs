@@ -196,7 +196,8 @@ pub(crate) fn hop_as(
     let address = Address::Remote(address.to_string().into());
     fleet.join(NodeConfig { id: NodeId::new(node), address, weight: None, zone: None }, Instant::now());
     let view = fleet.view();
-    let forwarder = Forwarder::remote(credentials, pools);
+    // A busy machine is no unreachable agent.
+    let forwarder = Forwarder::remote(credentials, PoolConfig { connect_timeout: LONG, ..pools });
     forwarder.hop(view.members()[0].node(), &view).expect("a way")
 }
 
