@@ -35,6 +35,11 @@ impl Catalog {
         Ok(Self { store, notices })
     }
 
+    /// True if the database is a server, which can be away while this process works.
+    pub fn is_remote(&self) -> bool {
+        self.store.is_remote()
+    }
+
     /// The newest revision, and notice of each newer one, whichever process made it. Notices may be merged.
     pub fn subscribe(&self) -> watch::Receiver<Latest> {
         self.notices.subscribe()

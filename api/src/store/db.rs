@@ -51,6 +51,11 @@ impl Db {
         Self { engine, writing: Arc::new(Semaphore::new(1)) }
     }
 
+    /// True if the database is a server.
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self.engine, Engine::Postgres(_))
+    }
+
     /// Runs an operation, but not longer than its database is there: a few seconds after it is lost the
     /// operation fails. A file is always there.
     pub(super) async fn bounded<T>(

@@ -137,6 +137,7 @@ pub(crate) struct CallsPage {
 
 /// What tells one database from all others: made at random with its tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct DatabaseId(pub(crate) String);
 
 /// The whole catalog at one revision.
@@ -291,6 +292,8 @@ pub(crate) trait CatalogStore: RecordStore + FleetStore + fmt::Debug + Send + Sy
         source: &'a str,
     ) -> StoreFuture<'a, Trigger>;
 
+    /// True if the database is a server.
+    fn is_remote(&self) -> bool;
     /// The whole catalog at its newest revision.
     fn snapshot(&self) -> StoreFuture<'_, Snapshot>;
     /// What changed after `revision`.

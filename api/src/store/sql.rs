@@ -301,6 +301,10 @@ impl CatalogStore for SqlStore {
         })
     }
 
+    fn is_remote(&self) -> bool {
+        self.db.is_remote()
+    }
+
     fn snapshot(&self) -> StoreFuture<'_, Snapshot> {
         self.run(async move { self.db.read().await?.snapshot().await })
     }

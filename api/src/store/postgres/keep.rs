@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::ConnectOptions;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BEGIN_MAX, CATALOG_CONNECTIONS_MAX, CHANNEL_PREFIX, Connections, IDLE_MAX, Pools,
+    BEGIN_MAX, CATALOG_CONNECTIONS_MAX, CHANNEL_PREFIX, Connections, IDLE_MAX, OPERATION_MAX, Pools,
     RECORDS_CONNECTIONS_MAX, Sight, url,
 };
 use crate::store::db::Engine;
@@ -65,7 +66,7 @@ enum Lost {
     Failed(#[from] sqlx::Error),
     #[error(transparent)]
     Schema(#[from] MigrateError),
-    #[error("it did not answer within {ANSWER_MAX:?}")]
+    #[error("it did not answer in time")]
     Silent,
     #[error("the connection ended")]
     Ended,
@@ -144,18 +145,25 @@ impl Keeper {
             catalog: pool(CATALOG_CONNECTIONS_MAX).connect_lazy_with(self.options.clone()),
             records: pool(RECORDS_CONNECTIONS_MAX).connect_lazy_with(relaxed),
         };
-        // Its first connection is made here without the pool's own patience with a server that refuses it.
-        let known = self.notices.known();
-        let mut listener = timeout(BEGIN_MAX, PgListener::connect_with(&pools.catalog))
-            .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-        listener.eager_reconnect(false);
-        MIGRATIONS.run(&pools.catalog).await?;
-        let database: String =
-            sqlx::query_scalar("SELECT database_id FROM feed").fetch_one(&pools.catalog).await?;
-        listener.listen(&format!("{CHANNEL_PREFIX}{database}")).await?;
-        self.notices.found(known, revision(&mut listener).await?);
+        // A connection that is none of a pool's, which would try for seconds where nobody listens.
+        let answers = timeout(BEGIN_MAX, self.options.connect());
+        // The database notices that it is gone.
+        drop(answers.await.map_err(|_| Lost::Silent)??);
+        let listener =
+            timeout(OPERATION_MAX, self.prepare(&pools.catalog)).await.map_err(|_| Lost::Silent)??;
         Ok((pools, listener))
+    }
+
+    /// Brings the schema up to date, begins to listen and tells the revision.
+    async fn prepare(&self, pool: &PgPool) -> Result<PgListener, Lost> {
+        let known = self.notices.known();
+        MIGRATIONS.run(pool).await?;
+        let id: String = sqlx::query_scalar("SELECT database_id FROM feed").fetch_one(pool).await?;
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen(&format!("{CHANNEL_PREFIX}{id}")).await?;
+        self.notices.found(known, revision(&mut listener).await?);
+        Ok(listener)
     }
 
     /// Tells what changes, until the database is lost.
