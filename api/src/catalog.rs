@@ -8,7 +8,9 @@ use kiln_shared::model::{
 };
 use tokio::sync::watch;
 
-use crate::store::{self, CatalogStore, Changes, Committed, OpenError, Page, Snapshot, StoreError};
+use crate::store::{
+    self, CatalogStore, Changes, Committed, Latest, Notices, OpenError, Page, Snapshot, StoreError,
+};
 
 /// Apps, functions and triggers with their feed of changes. Cheap to clone; all clones are one catalog.
 ///
@@ -17,23 +19,30 @@ use crate::store::{self, CatalogStore, Changes, Committed, OpenError, Page, Snap
 #[derive(Debug, Clone)]
 pub struct Catalog {
     store: Arc<dyn CatalogStore>,
-    latest: Arc<watch::Sender<u64>>,
+    notices: Arc<Notices>,
 }
 
 impl Catalog {
-    /// Opens `sqlite:///path/to/file.db` or `sqlite://:memory:`, making what is missing.
+    /// Opens `sqlite:///path/to/file.db`, `sqlite://:memory:` or `postgres://user:password@host:port/database`,
+    /// making what is missing. A Postgres server that cannot be reached within seconds is no error: everything
+    /// fails with [`StoreError::Unreachable`] until it is found.
     ///
     /// # Errors
-    /// One line that names the file and the remedy.
+    /// One line that names the file or the server, without secrets, and the remedy.
     pub async fn open(url: &str) -> Result<Self, OpenError> {
-        let store: Arc<dyn CatalogStore> = Arc::new(store::open(url).await?);
-        let revision = store.revision().await.map_err(|error| OpenError::unreadable(url, error))?;
-        Ok(Self { store, latest: Arc::new(watch::Sender::new(revision)) })
+        let notices = Arc::new(Notices::default());
+        let store: Arc<dyn CatalogStore> = Arc::new(store::open(url, Arc::clone(&notices)).await?);
+        Ok(Self { store, notices })
     }
 
-    /// The newest revision, and notice of each newer one. Notices may be merged.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.latest.subscribe()
+    /// True if the database is a server, which can be away while this process works.
+    pub fn is_remote(&self) -> bool {
+        self.store.is_remote()
+    }
+
+    /// The newest revision, and notice of each newer one, whichever process made it. Notices may be merged.
+    pub fn subscribe(&self) -> watch::Receiver<Latest> {
+        self.notices.subscribe()
     }
 
     /// The whole catalog at its newest revision.
@@ -64,12 +73,7 @@ impl Catalog {
 
     fn committed<T>(&self, committed: Committed<T>) -> T {
         if let Some(revision) = committed.revision {
-            // Commits may report out of order; the newest revision only grows.
-            self.latest.send_if_modified(|latest| {
-                let newer = revision > *latest;
-                *latest = revision.max(*latest);
-                newer
-            });
+            self.notices.committed(revision);
         }
         committed.value
     }

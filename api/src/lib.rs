@@ -13,4 +13,7 @@ mod store;
 pub use catalog::Catalog;
 pub use records::{RecordWriter, StoredBatches, WaitingBatch};
 pub use rest::{ApiState, FN_API_VERSION, router};
-pub use store::{After, BalancerEntry, Change, Changes, OpenError, Page, Retention, Snapshot, StoreError};
+pub use store::{
+    After, BalancerEntry, Change, Changes, DatabaseId, Latest, OpenError, Page, Retention, Snapshot,
+    StoreError,
+};

@@ -87,7 +87,11 @@ fn changes(criterion: &mut Criterion<CpuTime>) {
             revision += 1;
             let image = format!("registry.example.com/team/function:{revision}");
             let function = FunctionResource { image, ..function.clone() };
-            table.apply(Changes { revision, changes: vec![Change::Function(function)] });
+            table.apply(Changes {
+                revision,
+                changes: vec![Change::Function(function)],
+                ..Changes::default()
+            });
         });
     });
     group.sample_size(10);

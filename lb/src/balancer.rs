@@ -1,6 +1,7 @@
 //! A balancer as a whole: catalog, API, routes, nodes and edge, in the order in which they come up and go down.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use crate::fleet::{Fleet, FleetConfig, LivenessPolicy, NodeConfig, PlacementPoli
 use crate::forward::Forwarder;
 use crate::link::PreparedLink;
 use crate::nodes::Nodes;
-use crate::route::follow;
+use crate::route::{disk, follow, follow_with_copy};
 
 /// Call records and log pieces that may wait for the store.
 const RECORDS_WAITING_MAX: usize = 16 * 1024;
@@ -29,8 +30,9 @@ const RECORDS_WAITING_MAX: usize = 16 * 1024;
 /// What callers may do, and where state is kept.
 #[derive(Debug, Clone, Args)]
 pub struct EdgeArgs {
-    /// Database of apps, functions, triggers and call records [default: kiln.db in the data folder]
-    #[arg(long, env = "FN_DB_URL", value_name = "URL")]
+    /// Database of apps, functions, triggers and call records: SQLite, or Postgres for several balancers
+    /// [default: kiln.db in the data folder]
+    #[arg(long, env = "FN_DB_URL", value_name = "URL", hide_env_values = true)]
     pub db_url: Option<String>,
     /// Base of the endpoints that functions and triggers show [default: the host that a request names]
     #[arg(long, env = "FN_PUBLIC_LB_URL", value_name = "URL")]
@@ -90,6 +92,8 @@ pub struct Prepared {
     args: EdgeArgs,
     listeners: Listeners,
     catalog: Catalog,
+    /// Where the catalog's copy is, if its database can be away.
+    copy: Option<PathBuf>,
     metrics: MetricsHandle,
     records: RecordSink,
     batches: StoredBatches,
@@ -121,6 +125,7 @@ pub async fn prepare(args: EdgeArgs, listen: SocketAddr, folder: &DataFolder) ->
         None => format!("sqlite://{}", folder.path().join("kiln.db").display()),
     };
     let catalog = Catalog::open(&url).await?;
+    let copy = catalog.is_remote().then(|| folder.path().join(disk::FILE_NAME));
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let (records, waiting) = RecordSink::bounded(RECORDS_WAITING_MAX);
     let (writer, batches) = RecordWriter::new(catalog.clone(), Retention::default());
@@ -131,7 +136,7 @@ pub async fn prepare(args: EdgeArgs, listen: SocketAddr, folder: &DataFolder) ->
         stopped.cancelled().await;
         upkeep.abort();
     });
-    Ok(Prepared { args, listeners, catalog, metrics, records, batches, tasks, stop })
+    Ok(Prepared { args, listeners, catalog, copy, metrics, records, batches, tasks, stop })
 }
 
 impl Prepared {
@@ -143,15 +148,18 @@ impl Prepared {
     /// Serves clients with these nodes, and with those that link up.
     ///
     /// # Errors
-    /// The catalog cannot be read, or the threads cannot be made.
+    /// Neither the catalog nor its copy on disk can be read, or the threads cannot be made.
     pub async fn serve(
         self,
         members: impl IntoIterator<Item = NodeConfig>,
         forwarder: Forwarder,
         link: Option<PreparedLink>,
     ) -> Result<Balancer> {
-        let Self { args, listeners, catalog, metrics, records: _, batches, tasks, stop } = self;
-        let (followed, route_task) = follow(catalog.clone()).await?;
+        let Self { args, listeners, catalog, copy, metrics, records: _, batches, tasks, stop } = self;
+        let (followed, route_task) = match copy {
+            Some(copy) => follow_with_copy(catalog.clone(), copy).await?,
+            None => follow(catalog.clone()).await?,
+        };
         tasks.spawn(route_task.run(stop.clone()));
         let mut fleet = Fleet::new(args.fleet_config(), Instant::now());
         fleet.set_members(members, Instant::now());

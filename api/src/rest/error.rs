@@ -1,7 +1,7 @@
 //! Refusals and failures as answers.
 
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use kiln_shared::model::{ApiError, go_json};
 use serde::Serialize;
@@ -9,6 +9,9 @@ use utoipa::ToSchema;
 
 use super::reply::{JSON, TEXT};
 use crate::StoreError;
+
+/// When a client should try again whose request found no database, in seconds.
+const RETRY_AFTER_SECONDS: &str = "1";
 
 /// Why a request did not get what it asked for.
 #[derive(Debug)]
@@ -55,6 +58,12 @@ impl IntoResponse for RestError {
                 error_body(StatusCode::PAYLOAD_TOO_LARGE, "Request content too large")
             }
             Self::Interrupted => RestError::Refused(ApiError::InvalidJson).into_response(),
+            Self::Store(error @ StoreError::Unreachable(_)) => {
+                // Whoever lost sight of the database has logged it.
+                tracing::debug!(error = &error as &dyn std::error::Error, "request to the catalog failed");
+                let answer = error_body(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+                ([(RETRY_AFTER, RETRY_AFTER_SECONDS)], answer).into_response()
+            }
             Self::Store(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "request to the catalog failed");
                 error_body(StatusCode::INTERNAL_SERVER_ERROR, "internal server error")

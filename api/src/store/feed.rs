@@ -7,7 +7,7 @@ use sea_query::{Expr, ExprTrait, Func, Order, Query};
 
 use super::db::Session;
 use super::resource::{Resource, documents};
-use super::{Change, Changes, Snapshot, StoreError};
+use super::{Change, Changes, DatabaseId, Snapshot, StoreError};
 
 /// Changes that are kept. Who is further behind takes a snapshot.
 const CHANGES_KEPT: u64 = 4_096;
@@ -17,25 +17,33 @@ const CHANGES_SLACK: u64 = 512;
 impl Session {
     /// Adds a change of a `R` to the feed; its revision.
     pub(super) async fn announce<R: Resource>(&mut self, id: &str) -> Result<u64, StoreError> {
+        let next = Query::update()
+            .table("feed")
+            .value("revision", Expr::col("revision").add(1))
+            .returning(Query::returning().column("revision"))
+            .to_owned();
+        let next: Option<(i64,)> = self.first(&next).await?;
+        let revision = next.map_or(0, |(revision,)| from_sql(revision));
         let insert = Query::insert()
             .into_table("changes")
-            .columns(["kind", "id"])
-            .values_panic([R::KIND.into(), id.into()])
+            .columns(["revision", "kind", "id"])
+            .values_panic([to_sql(revision).into(), R::KIND.into(), id.into()])
             .to_owned();
         self.execute(&insert).await?;
-        let revision = self.revision().await?;
-        if revision % CHANGES_SLACK == 0 && revision > CHANGES_KEPT {
+        if revision.is_multiple_of(CHANGES_SLACK) && revision > CHANGES_KEPT {
             let old = Expr::col("revision").lte(to_sql(revision - CHANGES_KEPT));
             self.execute(Query::delete().from_table("changes").and_where(old)).await?;
         }
+        self.notify().await?;
         Ok(revision)
     }
 
-    /// The newest revision; 0 if there never was a change.
-    pub(super) async fn revision(&mut self) -> Result<u64, StoreError> {
-        let query = Query::select().expr(Func::max(Expr::col("revision"))).from("changes").to_owned();
-        let newest: Option<(Option<i64>,)> = self.first(&query).await?;
-        Ok(newest.and_then(|(revision,)| revision).map_or(0, from_sql))
+    /// Which database this is, and the newest revision; 0 if there never was a change.
+    async fn position(&mut self) -> Result<(DatabaseId, u64), StoreError> {
+        let query = Query::select().columns(["database_id", "revision"]).from("feed").to_owned();
+        let feed: Option<(String, i64)> = self.first(&query).await?;
+        let (database, revision) = feed.ok_or(sqlx::Error::RowNotFound)?;
+        Ok((DatabaseId(database), from_sql(revision)))
     }
 
     async fn oldest_change(&mut self) -> Result<Option<u64>, StoreError> {
@@ -46,8 +54,10 @@ impl Session {
 
     /// The whole catalog.
     pub(super) async fn snapshot(&mut self) -> Result<Snapshot, StoreError> {
+        let (database, revision) = self.position().await?;
         Ok(Snapshot {
-            revision: self.revision().await?,
+            database,
+            revision,
             apps: self.everything().await?,
             functions: self.everything().await?,
             triggers: self.everything().await?,
@@ -68,7 +78,7 @@ impl Session {
             .to_owned();
         let rows: Vec<(i64, String, String)> = self.all(&query).await?;
         let oldest = self.oldest_change().await?;
-        let revision = self.revision().await?;
+        let (database, revision) = self.position().await?;
         if since > revision || oldest.is_some_and(|oldest| since + 1 < oldest) {
             return Err(StoreError::RevisionUnknown(since));
         }
@@ -80,7 +90,7 @@ impl Session {
         self.collect(&ids(FunctionResource::KIND), &mut changes, Change::Function, Change::FunctionGone)
             .await?;
         self.collect(&ids(Trigger::KIND), &mut changes, Change::Trigger, Change::TriggerGone).await?;
-        Ok(Changes { revision, changes })
+        Ok(Changes { database, revision, changes })
     }
 
     async fn collect<R: Resource, I: std::str::FromStr>(

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
 use sqlx::error::BoxDynError;
 
-use super::db::Durability;
+use super::db::Writing;
 use super::sql::SqlStore;
 use super::{BalancerEntry, FleetStore, StoreError, StoreFuture};
 
@@ -19,8 +19,8 @@ impl FleetStore for SqlStore {
         expires_at: Timestamp,
         now: Timestamp,
     ) -> StoreFuture<'a, bool> {
-        Box::pin(async move {
-            let mut session = self.db.write(Durability::Full).await?;
+        self.run(async move {
+            let mut session = self.db.write(Writing::Catalog).await?;
             let forgotten = now.saturating_sub(CLAIM_KEPT).unwrap_or(Timestamp::MIN);
             let old = Expr::col("expires_at").lt(forgotten.as_millisecond());
             session.execute(Query::delete().from_table("join_tokens").and_where(old)).await?;
@@ -42,7 +42,7 @@ impl FleetStore for SqlStore {
         link_address: &'a str,
         now: Timestamp,
     ) -> StoreFuture<'a, ()> {
-        Box::pin(async move {
+        self.run(async move {
             let latest = OnConflict::column("name").update_columns(["link_address", "seen_at"]).to_owned();
             let insert = Query::insert()
                 .into_table("balancers")
@@ -50,14 +50,14 @@ impl FleetStore for SqlStore {
                 .values_panic([name.into(), link_address.into(), now.as_millisecond().into()])
                 .on_conflict(latest)
                 .to_owned();
-            let mut session = self.db.write(Durability::Full).await?;
+            let mut session = self.db.write(Writing::Catalog).await?;
             session.execute(&insert).await?;
             session.commit().await
         })
     }
 
     fn balancers(&self, seen_since: Timestamp) -> StoreFuture<'_, Vec<BalancerEntry>> {
-        Box::pin(async move {
+        self.run(async move {
             let query = Query::select()
                 .columns(["name", "link_address", "seen_at"])
                 .from("balancers")
@@ -70,9 +70,9 @@ impl FleetStore for SqlStore {
     }
 
     fn forget_balancer<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
-        Box::pin(async move {
+        self.run(async move {
             let this = Expr::col("name").eq(name);
-            let mut session = self.db.write(Durability::Full).await?;
+            let mut session = self.db.write(Writing::Catalog).await?;
             session.execute(Query::delete().from_table("balancers").and_where(this)).await?;
             session.commit().await
         })

@@ -3,18 +3,21 @@
 //! Owns durability, uniqueness and the order of changes. What a valid resource is belongs to
 //! [`kiln_shared::model`], HTTP to [`crate::http`]. Nothing of this runs on the path of a call.
 
-mod batch;
 mod db;
 mod feed;
 mod fleet;
+mod notices;
 mod open;
+mod postgres;
 mod records;
 mod resource;
 mod sql;
+mod sqlite;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kiln_shared::ids::{AppId, FunctionId, TriggerId};
@@ -22,7 +25,10 @@ use kiln_shared::model::{
     ApiError, App, AppInput, FunctionInput, FunctionResource, Trigger, TriggerInput, TriggerType,
 };
 use kiln_shared::record::{CallRecord, Record};
+use serde::{Deserialize, Serialize};
 
+pub use notices::Latest;
+pub(crate) use notices::Notices;
 pub use open::OpenError;
 pub(crate) use open::open;
 
@@ -46,9 +52,42 @@ pub enum StoreError {
         #[source]
         source: serde_json::Error,
     },
+    /// The database is away, or too busy to answer in time. Whether a change was made is not known.
+    #[error("the catalog's database cannot be reached; calls of known functions go on")]
+    Unreachable(#[source] Arc<sqlx::Error>),
     /// The database failed.
     #[error("the catalog's database failed")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_away(&error) { Self::Unreachable(Arc::new(error)) } else { Self::Database(error) }
+    }
+}
+
+/// True if the same may succeed later: no connection, no answer in time, no room, no lock, no right to write as
+/// on a stand-by server.
+///
+/// Codes: <https://www.postgresql.org/docs/15/errcodes-appendix.html> (five characters) and
+/// <https://www.sqlite.org/rescode.html> (a number, whose lowest byte counts).
+fn is_away(error: &sqlx::Error) -> bool {
+    const POSTGRES: [&str; 11] =
+        ["08", "25006", "25P03", "28", "3D", "40", "53", "55P03", "57014", "57P", "58"];
+    const SQLITE_BUSY: u32 = 5;
+    const SQLITE_LOCKED: u32 = 6;
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(cause) => cause.code().is_some_and(|code| match code.parse::<u32>() {
+            Ok(number) if code.len() < 5 => matches!(number & 0xff, SQLITE_BUSY | SQLITE_LOCKED),
+            _ => POSTGRES.iter().any(|class| code.starts_with(class)),
+        }),
+        _ => false,
+    }
 }
 
 /// What a store's methods return.
@@ -96,9 +135,16 @@ pub(crate) struct CallsPage {
     pub items_max: u32,
 }
 
+/// What tells one database from all others: made at random with its tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseId(pub(crate) String);
+
 /// The whole catalog at one revision.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
+    /// The database that it is of.
+    pub database: DatabaseId,
     /// The revision; 0 if nothing was ever stored.
     pub revision: u64,
     /// All apps, sorted by id.
@@ -112,6 +158,8 @@ pub struct Snapshot {
 /// What differs from an earlier revision. Each resource occurs at most once.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Changes {
+    /// The database whose changes they are: of use only for a copy of the same one.
+    pub database: DatabaseId,
     /// The revision that applying all of `changes` leads to.
     pub revision: u64,
     /// Apps first, then functions, then triggers, so that what a resource belongs to is known before it.
@@ -244,8 +292,8 @@ pub(crate) trait CatalogStore: RecordStore + FleetStore + fmt::Debug + Send + Sy
         source: &'a str,
     ) -> StoreFuture<'a, Trigger>;
 
-    /// The newest revision; 0 if nothing was ever stored.
-    fn revision(&self) -> StoreFuture<'_, u64>;
+    /// True if the database is a server.
+    fn is_remote(&self) -> bool;
     /// The whole catalog at its newest revision.
     fn snapshot(&self) -> StoreFuture<'_, Snapshot>;
     /// What changed after `revision`.

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jiff::Timestamp;
 use kiln_shared::model::{ApiError, FunctionResource};
 use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record};
-use sea_query::{Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
+use sea_query::{Condition, Expr, ExprTrait, Func, FunctionCall, Order, Query, SelectStatement};
 use sqlx::error::BoxDynError;
 
-use super::batch::{self, CALL_COLUMNS};
-use super::db::{Durability, Session};
+use super::db::{Session, Writing};
 use super::sql::SqlStore;
 use super::{CallsPage, Kept, RecordStore, Retention, StoreError, StoreFuture};
+
+pub(super) const CALL_COLUMNS: [&str; 9] =
+    ["id", "fn_id", "trigger_id", "status", "error", "created_at", "started_at", "completed_at", "cold"];
+pub(super) const LOG_COLUMNS: [&str; 4] = ["call_id", "part", "bytes", "text"];
 
 /// Calls looked at in one go when old logs are removed.
 const TRIM_CALLS: u64 = 1_000;
@@ -29,8 +32,7 @@ impl Session {
 
     /// Bytes of the logs that `which` selects.
     async fn log_bytes(&mut self, which: Condition) -> Result<u64, StoreError> {
-        let query =
-            Query::select().expr(Func::sum(Expr::col("bytes"))).from("logs").cond_where(which).to_owned();
+        let query = Query::select().expr(sum_of_bytes()).from("logs").cond_where(which).to_owned();
         let sum: Option<(Option<i64>,)> = self.first(&query).await?;
         Ok(sum.and_then(|(bytes,)| bytes).map_or(0, i64::unsigned_abs))
     }
@@ -71,7 +73,7 @@ impl Session {
         while passed < bytes {
             let query = Query::select()
                 .column("call_id")
-                .expr(Func::sum(Expr::col("bytes")))
+                .expr(sum_of_bytes())
                 .from("logs")
                 .and_where(Expr::col("call_id").gt(last.as_str()))
                 .group_by_col("call_id")
@@ -101,12 +103,18 @@ impl Session {
     }
 }
 
+/// The sum as a number of 64 bits, which in Postgres it is not by itself.
+fn sum_of_bytes() -> FunctionCall {
+    Func::cast_as(Func::sum(Expr::col("bytes")), "bigint")
+}
+
 /// Rows up to `last`, the oldest ones.
 fn until(column: &'static str, last: &str) -> Condition {
     Condition::all().add(Expr::col(column).lte(last))
 }
 
-/// How much is kept, counted once and then kept up to date: counting reads every row.
+/// How much is kept, counted at the begin and whenever old records are removed, and kept up to date between:
+/// counting reads every row. What other processes do in between is missed, so each may add a tenth to the bounds.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     calls: AtomicU64,
@@ -119,6 +127,11 @@ impl Counters {
             calls: self.calls.fetch_add(more.calls, Ordering::Relaxed) + more.calls,
             log_bytes: self.log_bytes.fetch_add(more.log_bytes, Ordering::Relaxed) + more.log_bytes,
         }
+    }
+
+    fn set(&self, kept: Kept) {
+        self.calls.store(kept.calls, Ordering::Relaxed);
+        self.log_bytes.store(kept.log_bytes, Ordering::Relaxed);
     }
 
     fn subtract(&self, less: Kept) {
@@ -168,7 +181,7 @@ impl SqlStore {
 
 impl RecordStore for SqlStore {
     fn append<'a>(&'a self, batch: &'a [Record]) -> StoreFuture<'a, Kept> {
-        Box::pin(async move {
+        self.run(async move {
             let mut calls: Vec<&CallRecord> = Vec::with_capacity(batch.len());
             let mut chunks: Vec<&LogChunk> = Vec::new();
             for record in batch {
@@ -180,17 +193,21 @@ impl RecordStore for SqlStore {
             let log_bytes = chunks.iter().map(|chunk| chunk.text.len() as u64).sum();
             let pieces: Vec<(i64, &LogChunk)> = self.log_parts(chunks.len()).zip(chunks).collect();
             let counters = self.counters().await?;
-            let (calls, logs) = (batch::calls(&calls)?, batch::logs(&pieces)?);
-            let calls = self.db.insert(calls, logs, Durability::Relaxed).await?;
+            let calls = self.db.append(&calls, &pieces).await?;
             Ok(counters.add(Kept { calls, log_bytes }))
         })
     }
 
     fn trim(&self, retention: Retention) -> StoreFuture<'_, Kept> {
-        Box::pin(async move {
+        self.run(async move {
             let counters = self.counters().await?;
-            let mut session = self.db.write(Durability::Relaxed).await?;
-            let kept = counters.add(Kept::default());
+            let mut session = self.db.write(Writing::Records).await?;
+            if !session.alone_removes_records().await? {
+                return Ok(counters.add(Kept::default()));
+            }
+            // Others may have added and removed meanwhile.
+            let kept = session.kept().await?;
+            counters.set(kept);
             let mut removed = Kept::default();
             if kept.calls > retention.calls_max {
                 removed = session.remove_oldest_calls(kept.calls - retention.calls_max).await?;
@@ -207,7 +224,7 @@ impl RecordStore for SqlStore {
     }
 
     fn calls<'a>(&'a self, fn_id: &'a str, page: &'a CallsPage) -> StoreFuture<'a, Vec<CallRecord>> {
-        Box::pin(async move {
+        self.run(async move {
             let mut session = self.db.read().await?;
             let function: FunctionResource = session.get(fn_id).await?;
             let mut query = select_calls();
@@ -228,7 +245,7 @@ impl RecordStore for SqlStore {
     }
 
     fn call<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, CallRecord> {
-        Box::pin(async move {
+        self.run(async move {
             let mut session = self.db.read().await?;
             let row = session.find_call(fn_id, call_id).await?.ok_or(ApiError::CallNotFound)?;
             row.decode(&session.get(fn_id).await?)
@@ -236,7 +253,7 @@ impl RecordStore for SqlStore {
     }
 
     fn log<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, String> {
-        Box::pin(async move {
+        self.run(async move {
             let mut session = self.db.read().await?;
             if session.find_call(fn_id, call_id).await?.is_none() {
                 return Err(ApiError::LogNotFound.into());

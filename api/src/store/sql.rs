@@ -11,7 +11,8 @@ use sea_query::{Expr, ExprTrait, SelectStatement};
 
 use tokio::sync::OnceCell;
 
-use super::db::{Db, Durability, Session};
+use super::db::{Db, Session, Writing};
+use super::open::Background;
 use super::records::Counters;
 use super::resource::{Resource, documents, paginate};
 use super::{CatalogStore, Changes, Committed, Kept, Page, Snapshot, StoreError, StoreFuture};
@@ -24,11 +25,21 @@ pub(crate) struct SqlStore {
     pub(super) log_part: AtomicI64,
     /// How much is kept of ended calls.
     pub(super) counters: OnceCell<Counters>,
+    /// What tells of changes.
+    background: Background,
 }
 
 impl SqlStore {
-    pub(super) fn new(db: Db) -> Self {
-        Self { db, log_part: AtomicI64::new(0), counters: OnceCell::new() }
+    pub(super) fn new(db: Db, background: Background) -> Self {
+        Self { db, log_part: AtomicI64::new(0), counters: OnceCell::new(), background }
+    }
+
+    /// An operation within its bounds.
+    pub(super) fn run<'a, T: 'a>(
+        &'a self,
+        operation: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+    ) -> StoreFuture<'a, T> {
+        Box::pin(self.db.bounded(operation))
     }
 
     async fn list<R: Resource>(&self, query: SelectStatement, page: &Page) -> Result<Vec<R>, StoreError> {
@@ -116,9 +127,9 @@ async fn check_taken(session: &mut Session, trigger: &Trigger) -> Result<(), Sto
 
 impl CatalogStore for SqlStore {
     fn create_app<'a>(&'a self, input: &'a AppInput, now: Timestamp) -> StoreFuture<'a, Committed<App>> {
-        Box::pin(async move {
+        self.run(async move {
             let app = App::create(input, now)?;
-            add(self.db.write(Durability::Full).await?, app, ApiError::AppExists).await
+            add(self.db.write(Writing::Catalog).await?, app, ApiError::AppExists).await
         })
     }
 
@@ -128,8 +139,8 @@ impl CatalogStore for SqlStore {
         input: &'a AppInput,
         now: Timestamp,
     ) -> StoreFuture<'a, Committed<App>> {
-        Box::pin(async move {
-            let mut session = self.db.write(Durability::Full).await?;
+        self.run(async move {
+            let mut session = self.db.write(Writing::Catalog).await?;
             let old: App = session.get(id).await?;
             let new = old.update(input, now)?;
             change(session, &old, new, ApiError::AppExists).await
@@ -137,8 +148,8 @@ impl CatalogStore for SqlStore {
     }
 
     fn delete_app<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Committed<()>> {
-        Box::pin(async move {
-            let mut session = self.db.write(Durability::Full).await?;
+        self.run(async move {
+            let mut session = self.db.write(Writing::Catalog).await?;
             session.get::<App>(id).await?;
             let of_app = documents::<FunctionResource>().and_where(Expr::col("app_id").eq(id)).to_owned();
             let mut removed = Kept::default();
@@ -156,11 +167,11 @@ impl CatalogStore for SqlStore {
     }
 
     fn app<'a>(&'a self, id: &'a str) -> StoreFuture<'a, App> {
-        Box::pin(async move { self.db.read().await?.get(id).await })
+        self.run(async move { self.db.read().await?.get(id).await })
     }
 
     fn apps<'a>(&'a self, page: &'a Page) -> StoreFuture<'a, Vec<App>> {
-        Box::pin(self.list(documents::<App>(), page))
+        self.run(self.list(documents::<App>(), page))
     }
 
     fn create_function<'a>(
@@ -168,9 +179,9 @@ impl CatalogStore for SqlStore {
         input: &'a FunctionInput,
         now: Timestamp,
     ) -> StoreFuture<'a, Committed<FunctionResource>> {
-        Box::pin(async move {
+        self.run(async move {
             FunctionResource::check_create(input)?;
-            let mut session = self.db.write(Durability::Full).await?;
+            let mut session = self.db.write(Writing::Catalog).await?;
             let app = session.get(&input.app_id).await?;
             let function = FunctionResource::create(input, &app, now)?;
             add(session, function, ApiError::FnExists).await
@@ -183,8 +194,8 @@ impl CatalogStore for SqlStore {
         input: &'a FunctionInput,
         now: Timestamp,
     ) -> StoreFuture<'a, Committed<FunctionResource>> {
-        Box::pin(async move {
-            let mut session = self.db.write(Durability::Full).await?;
+        self.run(async move {
+            let mut session = self.db.write(Writing::Catalog).await?;
             let old: FunctionResource = session.get(id).await?;
             let new = old.update(input, now)?;
             change(session, &old, new, ApiError::FnExists).await
@@ -192,8 +203,8 @@ impl CatalogStore for SqlStore {
     }
 
     fn delete_function<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Committed<()>> {
-        Box::pin(async move {
-            let mut session = self.db.write(Durability::Full).await?;
+        self.run(async move {
+            let mut session = self.db.write(Writing::Catalog).await?;
             session.get::<FunctionResource>(id).await?;
             let (revision, records) = remove_function(&mut session, id).await?;
             session.commit().await?;
@@ -203,13 +214,13 @@ impl CatalogStore for SqlStore {
     }
 
     fn function<'a>(&'a self, id: &'a str) -> StoreFuture<'a, FunctionResource> {
-        Box::pin(async move { self.db.read().await?.get(id).await })
+        self.run(async move { self.db.read().await?.get(id).await })
     }
 
     fn functions<'a>(&'a self, app_id: &'a str, page: &'a Page) -> StoreFuture<'a, Vec<FunctionResource>> {
         let mut query = documents::<FunctionResource>();
         query.and_where(Expr::col("app_id").eq(app_id));
-        Box::pin(self.list(query, page))
+        self.run(self.list(query, page))
     }
 
     fn create_trigger<'a>(
@@ -217,9 +228,9 @@ impl CatalogStore for SqlStore {
         input: &'a TriggerInput,
         now: Timestamp,
     ) -> StoreFuture<'a, Committed<Trigger>> {
-        Box::pin(async move {
+        self.run(async move {
             Trigger::check_create(input)?;
-            let mut session = self.db.write(Durability::Full).await?;
+            let mut session = self.db.write(Writing::Catalog).await?;
             let app: App = session.get(&input.app_id).await?;
             let function = session.get(&input.fn_id).await?;
             let trigger = Trigger::create(input, app.id, &function, now)?;
@@ -234,8 +245,8 @@ impl CatalogStore for SqlStore {
         input: &'a TriggerInput,
         now: Timestamp,
     ) -> StoreFuture<'a, Committed<Trigger>> {
-        Box::pin(async move {
-            let mut session = self.db.write(Durability::Full).await?;
+        self.run(async move {
+            let mut session = self.db.write(Writing::Catalog).await?;
             let old: Trigger = session.get(id).await?;
             let fn_id = if input.fn_id.is_empty() { old.fn_id.as_str() } else { &input.fn_id };
             let function = session.get(fn_id).await?;
@@ -246,8 +257,8 @@ impl CatalogStore for SqlStore {
     }
 
     fn delete_trigger<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Committed<()>> {
-        Box::pin(async move {
-            let mut session = self.db.write(Durability::Full).await?;
+        self.run(async move {
+            let mut session = self.db.write(Writing::Catalog).await?;
             session.get::<Trigger>(id).await?;
             session.remove::<Trigger>("id", id).await?;
             let revision = session.announce::<Trigger>(id).await?;
@@ -257,7 +268,7 @@ impl CatalogStore for SqlStore {
     }
 
     fn trigger<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Trigger> {
-        Box::pin(async move { self.db.read().await?.get(id).await })
+        self.run(async move { self.db.read().await?.get(id).await })
     }
 
     fn triggers<'a>(
@@ -271,7 +282,7 @@ impl CatalogStore for SqlStore {
         if let Some(fn_id) = fn_id {
             query.and_where(Expr::col("fn_id").eq(fn_id));
         }
-        Box::pin(self.list(query, page))
+        self.run(self.list(query, page))
     }
 
     fn trigger_by_source<'a>(
@@ -280,7 +291,7 @@ impl CatalogStore for SqlStore {
         kind: TriggerType,
         source: &'a str,
     ) -> StoreFuture<'a, Trigger> {
-        Box::pin(async move {
+        self.run(async move {
             let query = documents::<Trigger>()
                 .and_where(Expr::col("app_id").eq(app_id))
                 .and_where(Expr::col("kind").eq(kind.as_str()))
@@ -290,19 +301,22 @@ impl CatalogStore for SqlStore {
         })
     }
 
-    fn revision(&self) -> StoreFuture<'_, u64> {
-        Box::pin(async move { self.db.read().await?.revision().await })
+    fn is_remote(&self) -> bool {
+        self.db.is_remote()
     }
 
     fn snapshot(&self) -> StoreFuture<'_, Snapshot> {
-        Box::pin(async move { self.db.read().await?.snapshot().await })
+        self.run(async move { self.db.read().await?.snapshot().await })
     }
 
     fn changes_since(&self, revision: u64) -> StoreFuture<'_, Changes> {
-        Box::pin(async move { self.db.read().await?.changes_since(revision).await })
+        self.run(async move { self.db.read().await?.changes_since(revision).await })
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(self.db.close())
+        Box::pin(async {
+            self.background.end().await;
+            self.db.close().await;
+        })
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Answer, Api, TEXT, until};
+use crate::support::{Answer, Api, DATABASE_AWAY, TEXT, until};
 
 /// A function with a writer of its calls.
 struct Calls {
@@ -378,5 +378,5 @@ async fn the_writer_ends_though_the_store_takes_nothing() {
     let path = calls.path();
     let drained = tokio::time::timeout(Duration::from_secs(20), calls.drained());
     let api = drained.await.expect("it ends");
-    api.get(&path).await.refused(500, "internal server error");
+    api.get(&path).await.refused(503, DATABASE_AWAY);
 }

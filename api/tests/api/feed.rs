@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_api::{Change, Snapshot, StoreError};
+use kiln_api::{Change, Latest, Snapshot, StoreError};
 use kiln_shared::model::{AppInput, from_json};
 use serde_json::{Value, json};
 
@@ -54,8 +54,9 @@ async fn snapshot(api: &Api) -> Copy {
 #[tokio::test]
 async fn an_empty_catalog_is_at_revision_zero() {
     let api = Api::new().await;
-    assert_eq!(api.catalog.snapshot().await.expect("a snapshot"), Snapshot::default());
-    assert_eq!(*api.catalog.subscribe().borrow(), 0);
+    let snapshot = api.catalog.snapshot().await.expect("a snapshot");
+    assert_eq!(snapshot, Snapshot { database: snapshot.database.clone(), ..Snapshot::default() });
+    assert_eq!(*api.catalog.subscribe().borrow(), Latest { revision: 0, sight: 1 });
     assert_eq!(Copy::default().follow(&api).await, 0);
 }
 
@@ -118,12 +119,11 @@ async fn subscribers_hear_of_the_newest_revision() {
     let mut notices = api.catalog.subscribe();
     let app = api.app("a").await;
     notices.changed().await.expect("the catalog lives");
-    assert_eq!(*notices.borrow_and_update(), 1);
+    assert_eq!(notices.borrow_and_update().revision, 1);
     api.function(&app, "f").await;
     api.function(&app, "g").await;
-    notices.changed().await.expect("the catalog lives");
-    assert_eq!(*notices.borrow_and_update(), 3);
-    assert_eq!(*api.catalog.subscribe().borrow(), 3);
+    notices.wait_for(|latest| latest.revision == 3).await.expect("the catalog lives");
+    assert_eq!(*api.catalog.subscribe().borrow(), Latest { revision: 3, sight: 1 });
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn revisions_only_grow_under_parallel_writes() {
     let mut seen = 0;
     while seen < 24 {
         notices.changed().await.expect("the catalog lives");
-        let revision = *notices.borrow_and_update();
+        let revision = notices.borrow_and_update().revision;
         assert!(revision > seen);
         seen = revision;
     }

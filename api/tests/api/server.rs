@@ -6,7 +6,7 @@ use kiln_api::{ApiState, FN_API_VERSION};
 use serde_json::json;
 use tower::ServiceExt;
 
-use crate::support::{Answer, Api, JSON};
+use crate::support::{Answer, Api, DATABASE_AWAY, JSON};
 
 #[tokio::test]
 async fn greeting_and_version_are_fns() {
@@ -131,11 +131,14 @@ async fn a_body_that_breaks_off_is_not_used() {
 }
 
 #[tokio::test]
-async fn a_failing_database_is_a_500_without_details() {
+async fn a_database_that_is_away_is_a_503_with_the_reason() {
     let api = Api::new().await;
     api.catalog.close().await;
-    for path in ["/v2/apps", "/v2/apps/x", "/v2/fns?app_id=x", "/v2/triggers/x"] {
-        api.get(path).await.refused(500, "internal server error");
+    for path in ["/v2/apps", "/v2/apps/x", "/v2/fns?app_id=x", "/v2/triggers/x", "/v2/fns/x/calls"] {
+        api.get(path).await.refused(503, DATABASE_AWAY);
     }
-    api.post("/v2/apps", &json!({"name": "a"})).await.refused(500, "internal server error");
+    api.post("/v2/apps", &json!({"name": "a"})).await.refused(503, DATABASE_AWAY);
+    let request = Request::get("/v2/apps").body(Body::empty()).expect("a request");
+    let response = kiln_api::router(ApiState::new(api.catalog)).oneshot(request).await;
+    assert_eq!(response.expect("the router always answers").headers()["retry-after"], "1");
 }

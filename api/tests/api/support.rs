@@ -8,14 +8,38 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, Request};
 use kiln_api::{ApiState, Catalog, router};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tower::ServiceExt;
+
+use crate::postgres;
 
 /// Type of JSON answers.
 pub(crate) const JSON: &str = "application/json; charset=utf-8";
 /// Type of answers to bad JSON, and of plain text.
 pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 
-/// An API on a catalog in memory, or the one given.
+/// What is answered while the database is away.
+pub(crate) const DATABASE_AWAY: &str =
+    "the catalog's database cannot be reached; calls of known functions go on";
+
+/// An empty database that can be opened more than once: a file, or one on the given server.
+pub(crate) struct Shared {
+    pub(crate) url: String,
+    _home: TempDir,
+}
+
+impl Shared {
+    pub(crate) async fn new() -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let url = match postgres::given() {
+            Some(server) => server.database().await,
+            None => format!("sqlite://{}", home.path().join("new/directory/kiln.db").display()),
+        };
+        Self { url, _home: home }
+    }
+}
+
+/// An API on a catalog of its own, or the one given.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) catalog: Catalog,
@@ -69,8 +93,18 @@ impl Answer {
 }
 
 impl Api {
+    /// An API on an empty database of its own.
     pub(crate) async fn new() -> Self {
-        Self::on(Catalog::open("sqlite://:memory:").await.expect("a catalog in memory always opens"))
+        let url = match postgres::given() {
+            Some(server) => server.database().await,
+            None => "sqlite://:memory:".to_owned(),
+        };
+        Self::on(Catalog::open(&url).await.expect("an empty database opens"))
+    }
+
+    /// An API on the database at `url`.
+    pub(crate) async fn open(url: &str) -> Self {
+        Self::on(Catalog::open(url).await.expect("the database opens"))
     }
 
     pub(crate) fn on(catalog: Catalog) -> Self {

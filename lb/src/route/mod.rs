@@ -3,6 +3,8 @@
 //! One owner keeps the [`RouteTable`] and feeds it the catalog's changes; each worker keeps a [`RouteReader`] and
 //! resolves paths in an immutable snapshot, without lock and without allocation. A path with escapes costs one.
 
+mod copier;
+pub mod disk;
 pub mod follow;
 pub mod path;
 pub mod snapshot;
@@ -10,7 +12,7 @@ pub mod table;
 
 use kiln_shared::call::{Failure, FailureKind};
 
-pub use follow::{Followed, Follower, follow};
+pub use follow::{FollowError, Followed, Follower, follow, follow_with_copy};
 pub use path::{Target, classify, decode};
 pub use snapshot::{Route, RouteReader, Routes, TriggerRoute};
 pub use table::RouteTable;

@@ -17,23 +17,32 @@ use super::snapshot::{RouteReader, Routes, TriggerRoute};
 
 #[derive(Debug)]
 struct AppEntry {
-    app: App,
+    app: Arc<App>,
     name: Arc<str>,
     functions: BTreeSet<FunctionId>,
 }
 
 #[derive(Debug)]
 struct FunctionEntry {
-    resource: FunctionResource,
+    resource: Arc<FunctionResource>,
     resolved: Arc<Function>,
     triggers: BTreeSet<TriggerId>,
 }
 
 #[derive(Debug)]
 struct TriggerEntry {
-    function: FunctionId,
+    resource: Arc<Trigger>,
     app_name: Arc<str>,
     source: Arc<str>,
+}
+
+/// All that the table holds, at one revision. Cheap to take: it shares what the table has.
+#[derive(Debug, Clone)]
+pub(super) struct Contents {
+    pub(super) revision: u64,
+    pub(super) apps: Vec<Arc<App>>,
+    pub(super) functions: Vec<Arc<FunctionResource>>,
+    pub(super) triggers: Vec<Arc<Trigger>>,
 }
 
 /// The routes' owner. Give it to one task.
@@ -75,18 +84,28 @@ impl RouteTable {
         self.next.revision()
     }
 
+    /// What the table is made of. O(catalog), some 10 ns per resource.
+    pub(super) fn contents(&self) -> Contents {
+        Contents {
+            revision: self.revision(),
+            apps: self.apps.values().map(|entry| Arc::clone(&entry.app)).collect(),
+            functions: self.functions.values().map(|entry| Arc::clone(&entry.resource)).collect(),
+            triggers: self.triggers.values().map(|entry| Arc::clone(&entry.resource)).collect(),
+        }
+    }
+
     /// Replaces everything and publishes once. O(catalog), a few microseconds per function.
     pub fn reset(&mut self, snapshot: Snapshot) {
         self.apps.clear();
         self.functions.clear();
         self.triggers.clear();
         self.next = Routes::empty();
-        let Snapshot { revision, apps, functions, triggers } = snapshot;
+        let Snapshot { database: _, revision, apps, functions, triggers } = snapshot;
         for app in apps {
             self.put_app(app);
         }
         for function in functions {
-            self.put_function(function);
+            self.put_function(Arc::new(function));
         }
         for trigger in triggers {
             self.put_trigger(trigger);
@@ -100,7 +119,7 @@ impl RouteTable {
         for change in changes.changes {
             match change {
                 Change::App(app) => self.put_app(app),
-                Change::Function(function) => self.put_function(function),
+                Change::Function(function) => self.put_function(Arc::new(function)),
                 Change::Trigger(trigger) => self.put_trigger(trigger),
                 Change::AppGone(id) => self.remove_app(id),
                 Change::FunctionGone(id) => self.remove_function(id),
@@ -121,9 +140,9 @@ impl RouteTable {
         self.next.insert_app(&name, id);
         let functions = self.apps.remove(&id).map_or_else(BTreeSet::new, |old| old.functions);
         let members: Vec<FunctionId> = functions.iter().copied().collect();
-        self.apps.insert(id, AppEntry { app, name, functions });
+        self.apps.insert(id, AppEntry { app: Arc::new(app), name, functions });
         for member in members {
-            let resource = self.functions[&member].resource.clone();
+            let resource = Arc::clone(&self.functions[&member].resource);
             self.put_function(resource);
         }
     }
@@ -135,7 +154,7 @@ impl RouteTable {
     }
 
     /// The feed gives a function's app before the function; one without an app would be of no use.
-    fn put_function(&mut self, resource: FunctionResource) {
+    fn put_function(&mut self, resource: Arc<FunctionResource>) {
         let Some(app) = self.apps.get_mut(&resource.app_id) else { return };
         let (id, spec) = (resource.id, resolve(&app.app, &resource));
         app.functions.insert(id);
@@ -175,9 +194,9 @@ impl RouteTable {
         let Some(app) = self.apps.get(&function.resource.app_id) else { return };
         function.triggers.insert(id);
         let entry = TriggerEntry {
-            function: trigger.fn_id,
             app_name: Arc::clone(&app.name),
-            source: trigger.source.into(),
+            source: trigger.source.as_str().into(),
+            resource: Arc::new(trigger),
         };
         self.next.insert_trigger(Arc::new(entry.route(id, &function.resolved)));
         self.triggers.insert(id, entry);
@@ -185,7 +204,7 @@ impl RouteTable {
 
     fn remove_trigger(&mut self, id: TriggerId) {
         let Some(entry) = self.triggers.remove(&id) else { return };
-        if let Some(function) = self.functions.get_mut(&entry.function) {
+        if let Some(function) = self.functions.get_mut(&entry.resource.fn_id) {
             function.triggers.remove(&id);
         }
         self.next.remove_trigger(id, &entry.app_name, &entry.source);
@@ -242,7 +261,7 @@ mod tests {
 
     fn apply(table: &mut RouteTable, changes: impl IntoIterator<Item = Change>) {
         let revision = table.revision() + 1;
-        table.apply(Changes { revision, changes: changes.into_iter().collect() });
+        table.apply(Changes { revision, changes: changes.into_iter().collect(), ..Changes::default() });
     }
 
     /// What a path leads to: the function's id.
@@ -272,6 +291,7 @@ mod tests {
             apps: vec![app.clone()],
             functions: vec![function.clone()],
             triggers: vec![trigger.clone()],
+            ..Snapshot::default()
         };
         table.reset(snapshot);
         Catalog { table, app, function, trigger }

@@ -1,7 +1,7 @@
 //! Many call records or pieces of logs as one statement.
 //!
 //! Appending happens for every call, so this counts: one round trip to the database's thread per batch,
-//! statements that are prepared once, few values that need memory of their own. Dialect of SQLite.
+//! statements that are prepared once, few values that need memory of their own.
 
 use std::sync::LazyLock;
 
@@ -12,21 +12,17 @@ use sqlx::Arguments;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::SqliteArguments;
 
-use super::records::status_to_sql;
-use super::{StoreError, db};
-
-pub(super) const CALL_COLUMNS: [&str; 9] =
-    ["id", "fn_id", "trigger_id", "status", "error", "created_at", "started_at", "completed_at", "cold"];
-const LOG_COLUMNS: [&str; 4] = ["call_id", "part", "bytes", "text"];
+use crate::store::StoreError;
+use crate::store::records::{CALL_COLUMNS, LOG_COLUMNS, status_to_sql};
 
 /// Rows per statement. A batch takes the smallest that holds it and leaves the other rows empty.
 const ROWS: [usize; 5] = [4, 16, 64, 192, 512];
 const ROWS_MAX: usize = ROWS[ROWS.len() - 1];
 
 static CALLS: LazyLock<[String; ROWS.len()]> =
-    LazyLock::new(|| ROWS.map(|rows| db::insert_rows_sql("calls", &CALL_COLUMNS, rows)));
+    LazyLock::new(|| ROWS.map(|rows| insert_rows_sql("calls", &CALL_COLUMNS, rows)));
 static LOGS: LazyLock<[String; ROWS.len()]> =
-    LazyLock::new(|| ROWS.map(|rows| db::insert_rows_sql("logs", &LOG_COLUMNS, rows)));
+    LazyLock::new(|| ROWS.map(|rows| insert_rows_sql("logs", &LOG_COLUMNS, rows)));
 
 /// A statement with its values. Rows that are there already stay as they are.
 pub(super) struct Insert {
@@ -79,4 +75,15 @@ fn inserts<T>(
     };
     let inserts: Result<_, BoxDynError> = items.chunks(ROWS_MAX).map(insert).collect();
     inserts.map_err(|error| sqlx::Error::Encode(error).into())
+}
+
+/// Text of a statement that inserts up to `rows` rows; those whose first value is absent are left out, and
+/// those that are there already stay as they are.
+fn insert_rows_sql(table: &str, columns: &[&str], rows: usize) -> String {
+    let row = format!("({})", vec!["?"; columns.len()].join(", "));
+    let rows = vec![row; rows].join(", ");
+    let columns = columns.join(", ");
+    format!(
+        "INSERT INTO {table} ({columns}) SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
+    )
 }

@@ -1,0 +1,61 @@
+//! Many call records and pieces of logs as one statement, so one round trip, whatever their number.
+
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
+use kiln_shared::ids::TriggerId;
+use kiln_shared::record::{CallRecord, LogChunk};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPool;
+
+use super::without_nul;
+use crate::store::records::{CALL_COLUMNS, LOG_COLUMNS, status_to_sql};
+
+/// Arrays of columns in, the number of new calls out. Both inserts run, though only one is asked for its rows:
+/// <https://www.postgresql.org/docs/15/queries-with.html#QUERIES-WITH-MODIFYING>.
+static APPEND: LazyLock<String> = LazyLock::new(|| {
+    let (calls, logs) = (CALL_COLUMNS.join(", "), LOG_COLUMNS.join(", "));
+    format!(
+        "WITH more_calls AS (\
+             INSERT INTO calls ({calls}) SELECT * FROM unnest(\
+                 $1::text[], $2::text[], $3::text[], $4::int[], $5::text[], \
+                 $6::bigint[], $7::bigint[], $8::bigint[], $9::int[]\
+             ) ON CONFLICT DO NOTHING RETURNING 1\
+         ), more_logs AS (\
+             INSERT INTO logs ({logs}) SELECT * FROM unnest($10::text[], $11::bigint[], $12::bigint[], $13::text[]) \
+             ON CONFLICT DO NOTHING\
+         ) SELECT count(*) FROM more_calls"
+    )
+});
+
+/// Stores calls and pieces of logs, those that are there already staying as they are; how many calls were new.
+pub(super) async fn append(
+    pool: &PgPool,
+    calls: &[&CallRecord],
+    logs: &[(i64, &LogChunk)],
+) -> Result<u64, sqlx::Error> {
+    // In one order everywhere: batches of the same calls, sent to two balancers, else could wait for each other.
+    let mut calls = calls.to_vec();
+    calls.sort_by_key(|call| call.id);
+    let new: i64 = sqlx::query_scalar(AssertSqlSafe(APPEND.as_str()))
+        .bind(column(&calls, |call| call.id.as_str()))
+        .bind(column(&calls, |call| call.function_id.as_str()))
+        .bind(column(&calls, |call| call.trigger_id.as_ref().map(TriggerId::as_str)))
+        .bind(column(&calls, |call| status_to_sql(call.status)))
+        .bind(column(&calls, |call| call.error.as_deref().map(without_nul)))
+        .bind(column(&calls, |call| call.created_at.as_millisecond()))
+        .bind(column(&calls, |call| call.started_at.map(Timestamp::as_millisecond)))
+        .bind(column(&calls, |call| call.completed_at.as_millisecond()))
+        .bind(column(&calls, |call| i32::from(call.cold)))
+        .bind(column(logs, |(_, chunk)| chunk.call_id.as_str()))
+        .bind(column(logs, |(part, _)| *part))
+        .bind(column(logs, |(_, chunk)| chunk.text.len() as i64))
+        .bind(column(logs, |(_, chunk)| without_nul(&chunk.text)))
+        .fetch_one(pool)
+        .await?;
+    Ok(new.unsigned_abs())
+}
+
+fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
