@@ -17,6 +17,7 @@ use kiln_shared::token::Token;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::{self, Admin};
 use crate::edge::{Affinity, Edge, EdgeConfig};
 use crate::fleet::{Fleet, FleetConfig, LivenessPolicy, NodeConfig, PlacementPolicy, PolicyName};
 use crate::forward::Forwarder;
@@ -165,6 +166,7 @@ impl Prepared {
         fleet.set_members(members, Instant::now());
         let view = fleet.reader();
         let nodes = Nodes::keep(fleet, &tasks, &stop);
+        let balancer = link.as_ref().map_or_else(|| "local".to_owned(), PreparedLink::name);
         if let Some(link) = link {
             link.serve(nodes.clone(), batches, followed.routes.clone(), catalog.clone(), &tasks, &stop);
         }
@@ -172,6 +174,8 @@ impl Prepared {
             public_url: args.public_url.clone(),
             ..ApiState::new(catalog.clone())
         });
+        let admin = Admin { balancer, nodes: nodes.clone(), routes: followed.routes.clone() };
+        let api = admin::router(admin).merge(api);
         let grace = args.grace();
         let edge = Arc::new(Edge::new(args.edge_config(), followed, view, forwarder, api, metrics));
         let (address, stop_edge) = (listeners.address(), CancellationToken::new());

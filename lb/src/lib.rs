@@ -1,5 +1,6 @@
 //! Kiln's edge: takes calls from clients, finds the function, picks a node and forwards.
 
+pub mod admin;
 pub mod balancer;
 mod cow;
 pub mod edge;

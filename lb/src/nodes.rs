@@ -16,12 +16,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fleet::{Address, Fleet, Heard, NodeConfig, Weight};
+use crate::fleet::scale::{ScalePolicy, ScaleSignal, Scaler};
+use crate::fleet::{Address, Fleet, Heard, NodeConfig, NodeDetail, NodeState, Weight};
 
 /// News that may wait to be applied.
 const NEWS_WAITING_MAX: usize = 1024;
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(50);
+/// How often it is worked out how many nodes there should be.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Messages that may wait for an agent; one that does not take them is told nothing more.
 const WANTED_WAITING_MAX: usize = 64;
 /// A link that was silent for this long makes room for another one of the same name.
@@ -56,6 +59,18 @@ enum Request {
     Join { hello: Box<Hello>, remote: SocketAddr, answer: oneshot::Sender<Result<Joined, Refused>> },
     News { node: NodeId, link: u64, news: News },
     Tell { node: NodeId, command: Command, answer: oneshot::Sender<Result<(), TellError>> },
+    Look { answer: oneshot::Sender<Look> },
+}
+
+/// The fleet at one moment.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// All nodes, in the order of their names.
+    pub details: Vec<NodeDetail>,
+    /// Calls that wait at this balancer.
+    pub waiting_calls: u32,
+    /// How many nodes there should be, as of the last look at that.
+    pub scale: Option<ScaleSignal>,
 }
 
 /// The way of news to the fleet. Cheap to clone.
@@ -114,7 +129,14 @@ impl Nodes {
     /// Keeps `fleet` from now on, until `stop`.
     pub fn keep(fleet: Fleet, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
         let (requests, waiting) = mpsc::channel(NEWS_WAITING_MAX);
-        let keeper = Keeper { fleet, links: HashMap::new(), next_link: 0, requests: requests.downgrade() };
+        let keeper = Keeper {
+            fleet,
+            links: HashMap::new(),
+            next_link: 0,
+            requests: requests.downgrade(),
+            scaler: Scaler::new(ScalePolicy::default()),
+            scale: None,
+        };
         tasks.spawn(keeper.run(waiting, stop.clone()));
         Self { requests, tasks: tasks.clone(), stop: stop.clone() }
     }
@@ -143,6 +165,13 @@ impl Nodes {
         let stopping = || Refused::Absurd { what: "this balancer stops".to_owned() };
         self.requests.send(request).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())?
+    }
+
+    /// The fleet as it is now; `None` if the balancer stops.
+    pub async fn look(&self) -> Option<Look> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Request::Look { answer }).await.ok()?;
+        answered.await.ok()
     }
 
     /// Has a node do something. It is on its way then, not done: the node's reports show what came of it.
@@ -183,17 +212,22 @@ struct Keeper {
     links: HashMap<NodeId, Link>,
     next_link: u64,
     requests: mpsc::WeakSender<Request>,
+    scaler: Scaler,
+    scale: Option<ScaleSignal>,
 }
 
 impl Keeper {
     async fn run(mut self, mut waiting: mpsc::Receiver<Request>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::new();
         loop {
             // All arms are cancel-safe: nothing is taken from the channel unless it completes.
             tokio::select! {
                 () = stop.cancelled() => return,
+                _ = look.tick() => self.look(now()),
                 _ = tick.tick() => self.fleet.tick(now()),
                 count = waiting.recv_many(&mut batch, NEWS_WAITING_MAX) => {
                     if count == 0 {
@@ -208,6 +242,20 @@ impl Keeper {
         }
     }
 
+    /// Works out how many nodes there should be, and tells the metrics how many there are.
+    fn look(&mut self, now: Instant) {
+        let details = self.fleet.details(now);
+        let signal = self.scaler.look(&details, self.fleet.room().waiting() as usize, now);
+        for state in [NodeState::Up, NodeState::Draining, NodeState::Suspect, NodeState::Down] {
+            let count = details.iter().filter(|detail| detail.state == state).count();
+            metrics::gauge!("kiln_nodes", "state" => state.as_str()).set(count as f64);
+        }
+        metrics::gauge!("kiln_nodes_wanted").set(signal.nodes_wanted as f64);
+        metrics::gauge!("kiln_fleet_utilization_ratio").set(signal.utilisation);
+        metrics::gauge!("kiln_calls_waiting_at_balancer").set(f64::from(self.fleet.room().waiting()));
+        self.scale = Some(signal);
+    }
+
     fn take(&mut self, request: Request, now: Instant) {
         match request {
             Request::Local(report) => {
@@ -220,6 +268,15 @@ impl Keeper {
                 }
             }
             Request::News { node, link, news } => self.news(&node, link, news, now),
+            Request::Look { answer } => {
+                let look = Look {
+                    details: self.fleet.details(now),
+                    waiting_calls: self.fleet.room().waiting(),
+                    scale: self.scale.clone(),
+                };
+                // One that does not wait for the answer any more needs none.
+                drop(answer.send(look));
+            }
             Request::Tell { node, command, answer } => drop(answer.send(self.tell(&node, command))),
         }
     }

@@ -97,6 +97,11 @@ impl PreparedLink {
         Ok(self.endpoint.local_addr()?)
     }
 
+    /// This balancer's name.
+    pub fn name(&self) -> String {
+        self.credentials.current().peer().name().to_owned()
+    }
+
     /// This balancer's identity.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials

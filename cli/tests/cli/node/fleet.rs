@@ -222,6 +222,51 @@ async fn a_draining_agent_costs_no_call() {
     .await;
 }
 
+#[tokio::test]
+async fn a_node_is_drained_and_taken_back_by_the_command_line() {
+    let fleet = Fleet::of(2, 256);
+    let balancer = fleet.start_balancer(ANY);
+    let agents = [fleet.start_agent(0, ANY, &balancer).await, fleet.start_agent(1, ANY, &balancer).await];
+    let function = fleet.deploy(&balancer, &example("hello")).await;
+    let url = format!("http://{}", balancer.address);
+    let kiln = |line: &str| fleet.balancer.ok(&format!("{line} --api-url {url} --output json"));
+    let nodes = || -> Vec<Value> { serde_json::from_str(&kiln("nodes")).unwrap() };
+    eventually("both nodes are up", async || {
+        nodes().iter().filter(|node| node["state"] == "up").count() == 2
+    })
+    .await;
+    assert_eq!(fleet.invoke(&balancer, &function, "").await.0, StatusCode::OK);
+    let warm = || nodes().into_iter().find(|node| node["containers"] == 1);
+    eventually("the container is reported", async || warm().is_some()).await;
+    let home = warm().unwrap()["id"].as_str().unwrap().to_owned();
+    let shown: Value = serde_json::from_str(&kiln(&format!("node inspect {home}"))).unwrap();
+    assert_eq!(shown["functions"][0]["name"], "fleet/f", "{shown}");
+
+    let drained: Value = serde_json::from_str(&kiln(&format!("node drain {home} --wait"))).unwrap();
+    assert_eq!((&drained["state"], &drained["containers"]), (&json!("drained"), &json!(0)), "{drained}");
+    assert_eq!(fleet.invoke(&balancer, &function, "").await.0, StatusCode::OK);
+    assert_ne!(warm().map(|node| node["id"].as_str().unwrap().to_owned()), Some(home.clone()));
+
+    // It stays drained over a restart.
+    let drained_agent = usize::from(!fleet.nodes[0].label().ends_with(&home));
+    let [mut first, mut second] = agents;
+    let leaving = if drained_agent == 0 { &mut first } else { &mut second };
+    let address = leaving.address.clone();
+    leaving.signal(Signal::SIGTERM);
+    assert!(leaving.ended().success(), "{}", leaving.log());
+    let _again = fleet.start_agent(drained_agent, &address, &balancer).await;
+    let state =
+        |id: &str| nodes().into_iter().find(|node| node["id"] == id).map(|node| node["state"].clone());
+    eventually("it is drained still", async || state(&home) == Some(json!("drained"))).await;
+
+    kiln(&format!("node undrain {home}"));
+    eventually("it takes calls again", async || state(&home) == Some(json!("up"))).await;
+    let top: Value = serde_json::from_str(&kiln("top")).unwrap();
+    assert_eq!((&top["balancer"], top["nodes"].as_array().unwrap().len()), (&json!("lb1"), 2), "{top}");
+    let unknown = fleet.balancer.fails(1, &format!("node drain nobody --api-url {url}"));
+    assert!(unknown.contains("there is no node called nobody"), "{unknown}");
+}
+
 #[test]
 fn an_agent_without_an_identity_says_how_to_get_one() {
     let home = Home::new();
