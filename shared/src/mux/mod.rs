@@ -1,7 +1,7 @@
 //! Many exchanges side by side on one connection: Kiln's own framing, for calls from balancers to agents.
 //!
 //! The client opens streams; a stream carries one HTTP/1.1 head and a body each way, as [`crate::link::call`] has it on
-//! a connection of its own. The body is not chunked: [frames](frame) say where it ends. What many streams have to say
+//! a connection of its own. The body is not chunked: frames say where it ends. What many streams have to say
 //! goes out in one system call a turn of the runtime, which is what makes this cheaper than a connection a call.
 //!
 //! Both sides begin with eight bytes: [`PREFACE`] and [`VERSION`]. Then come frames.
@@ -14,7 +14,7 @@
 //!   be tried elsewhere.
 //! - A peer that breaks a rule is told which, and the connection is closed.
 //!
-//! [`connection`] has the rules and does no I/O, [`driver`] moves the bytes over any stream of them, [`client`] and
+//! `connection.rs` has the rules and does no I/O, `driver.rs` moves the bytes over any stream of them, [`Client`] and
 //! [`serve()`] are what others use. A connection and its streams stay on one thread: the lock that they share is there
 //! for the types alone, and is never contended nor held across an await.
 
