@@ -16,9 +16,9 @@ pub struct LivenessPolicy {
 }
 
 impl LivenessPolicy {
-    /// Three beats of this length may be missed, with half a beat for delivery; a minute is for long.
+    /// Three beats of this length may be missed, with a quarter of one for delivery; a minute is for long.
     pub fn of_beat(beat: Duration) -> Self {
-        Self { beat, misses: 3, slack: beat / 2, down_after: Duration::from_mins(1) }
+        Self { beat, misses: 3, slack: beat / 4, down_after: Duration::from_mins(1) }
     }
 
     /// A node that was not heard for this long gets no calls.
@@ -28,7 +28,7 @@ impl LivenessPolicy {
 }
 
 impl Default for LivenessPolicy {
-    /// Beats of 200 ms: a node that falls silent is out of placement after 700 ms.
+    /// Beats of 200 ms: a node that falls silent is out of placement after 650 ms.
     fn default() -> Self {
         Self::of_beat(Duration::from_millis(200))
     }

@@ -129,7 +129,7 @@ fn a_silent_node_is_suspect_then_down_and_a_report_brings_it_back() {
     fleet.report(NodeReport { functions: vec![containers(&function, 1, 0)], ..report(0) });
     let start = fleet.now;
     for (after_millis, state, slots) in
-        [(699, NodeState::Up, Some(1)), (700, NodeState::Suspect, Some(1)), (60_000, NodeState::Down, None)]
+        [(649, NodeState::Up, Some(1)), (650, NodeState::Suspect, Some(1)), (60_000, NodeState::Down, None)]
     {
         fleet.now = start + Duration::from_millis(after_millis);
         fleet.fleet.tick(fleet.now);
