@@ -3,7 +3,8 @@
 #
 #   scripts/setup.sh run     what `make run` needs: C compiler, Docker engine (and starts it)
 #   scripts/setup.sh build   what compiling needs, no Docker: C compiler, Rust checked
-#   scripts/setup.sh test    the same as run, and what the tests start: a registry, Python, cargo-nextest
+#   scripts/setup.sh test    the same as run, and what the tests start: a registry, Postgres, Python,
+#                            cargo-nextest
 #   scripts/setup.sh bench   the same as run, and the peers: HAProxy, nginx, and what Pingora is built with
 #
 # Packages come from apt (Debian and Ubuntu); elsewhere the script names what is missing and stops.
@@ -17,7 +18,8 @@ case "$mode" in
     *) die "unknown mode '$mode'; use: scripts/setup.sh run|build|test|bench" ;;
 esac
 
-# One line per need: what proves that it is there (a command, or a file if it starts with '/') and its package.
+# One line per need: what proves that it is there (a command, or a file if it starts with '/'; it may be a pattern)
+# and its package.
 needs() {
     echo "gcc gcc"
     echo "ld binutils"
@@ -33,6 +35,7 @@ needs() {
     case "$mode" in
         test)
             echo "docker-registry docker-registry"
+            echo "/usr/lib/postgresql/*/bin/postgres postgresql"
             echo "python3 python3"
             echo "pip3 python3-pip"
             ;;
@@ -56,7 +59,7 @@ missing_packages() {
     local proof package
     needs | while read -r proof package; do
         case "$proof" in
-            /*) [ -e "$proof" ] || echo "$package" ;;
+            /*) compgen -G "$proof" >/dev/null || echo "$package" ;;
             *) have "$proof" || echo "$package" ;;
         esac
     done | sort -u
@@ -81,7 +84,7 @@ install_packages() {
         install --no-install-recommends "$@" >>"$log" 2>&1 || status=$?
     [ "$keep_policy" = yes ] || as_root rm -f "$policy"
     local package
-    for package in docker-registry haproxy nginx; do
+    for package in docker-registry haproxy nginx postgresql; do
         case " $* " in
             *" $package"*) ! runs_systemd || as_root systemctl disable --quiet "$package" 2>/dev/null || true ;;
         esac

@@ -3,6 +3,7 @@
 //! Owns what [`Connections`] sees of it. One task a process, and one connection on which it listens and asks,
 //! a few times a second, whether the database still answers.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -220,6 +221,8 @@ fn is_refusal(error: &sqlx::Error) -> bool {
             cause.code().is_some_and(|code| ["28", "3D", "42"].iter().any(|class| code.starts_with(class)))
         }
         sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => true,
+        // A certificate that is not believed.
+        sqlx::Error::Io(cause) => cause.kind() == io::ErrorKind::InvalidData,
         _ => false,
     }
 }

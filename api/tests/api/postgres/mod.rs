@@ -2,6 +2,7 @@
 
 mod outage;
 mod server;
+mod tls;
 mod urls;
 
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! A real Postgres server of a test's own, in a folder of its own, that ends with the test.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -75,17 +76,39 @@ impl Server {
 
     /// Starts it again after [`Self::stop`].
     pub(crate) async fn begin(&mut self) {
+        self.begin_with(&[], "").await;
+    }
+
+    /// The same, with a certificate and a port on loopback.
+    pub(crate) async fn begin_with_tls(&mut self, certificate: &str, key: &str, port: u16) {
+        let data = self.home.path().join("data");
+        for (name, pem) in [("server.crt", certificate), ("server.key", key)] {
+            let path = data.join(name);
+            fs::write(&path, pem).expect("written");
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("ours");
+            let owner = fs::metadata(&data).expect("the server's folder").uid();
+            chown(&path, Some(owner.into()), None).expect("the file is ours");
+        }
+        self.begin_with(&["ssl=on", &format!("port={port}")], "127.0.0.1").await;
+    }
+
+    async fn begin_with(&mut self, settings: &[&str], listen: &str) {
         let log = File::create(self.home.path().join("log")).expect("a log");
         let data = self.home.path().join("data").display().to_string();
         let mut command = as_user("postgres", self.home.path());
-        command.args(["-D", &data, "-h", "", "-k", &self.home.path().display().to_string()]);
-        for setting in ["fsync=off", "shared_buffers=32MB", "max_connections=200", "logging_collector=off"] {
+        command.args(["-D", &data, "-h", listen, "-k", &self.home.path().display().to_string()]);
+        let always = ["fsync=off", "shared_buffers=32MB", "max_connections=200", "logging_collector=off"];
+        for setting in always.iter().chain(settings) {
             command.args(["-c", setting]);
         }
         let process = command.stderr(log.try_clone().expect("a log")).stdout(log).spawn();
         self.process = Some(process.expect("postgres runs"));
-        let address = self.address.clone();
-        until("the server answers", async || address.connect("postgres").await.ok()).await;
+        let ready = self.home.path().join("data/postmaster.pid");
+        until("the server answers", async || {
+            let state = fs::read_to_string(&ready).unwrap_or_default();
+            state.lines().nth(7).is_some_and(|state| state.trim() == "ready").then_some(())
+        })
+        .await;
     }
 
     /// Ends the server at once; connections break. Its files stay.

@@ -1,0 +1,50 @@
+//! The way to the server encrypted and the server proven by its certificate.
+
+use std::net::TcpListener;
+
+use kiln_api::Catalog;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+use super::server::Server;
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("bound").port()
+}
+
+#[tokio::test]
+async fn a_server_is_believed_only_with_a_certificate_of_the_named_authority() {
+    let mut server = Server::start().await;
+    let ca_key = KeyPair::generate().expect("a key");
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = ca.self_signed(&ca_key).expect("a certificate");
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let certificate = params.signed_by(&key, &Issuer::from_params(&ca, &ca_key)).expect("a certificate");
+    let stranger = CertificateParams::default().self_signed(&key).expect("a certificate");
+    server.stop();
+    let port = free_port();
+    server.begin_with_tls(&certificate.pem(), &key.serialize_pem(), port).await;
+
+    let file = |name: &str, pem: String| {
+        let path = server.address.0.join(name);
+        std::fs::write(&path, pem).expect("written");
+        path.display().to_string()
+    };
+    let (trusted, other) = (file("ca.pem", authority.pem()), file("other.pem", stranger.pem()));
+    let url = |host: &str, root: &str| {
+        format!("postgres://postgres:secret@{host}:{port}/postgres?sslmode=verify-full&sslrootcert={root}")
+    };
+    let catalog = Catalog::open(&url("localhost", &trusted)).await.expect("it is believed");
+    catalog.snapshot().await.expect("a snapshot");
+    catalog.close().await;
+    for (host, root) in [("localhost", &other), ("127.0.0.1", &trusted)] {
+        let error = Catalog::open(&url(host, root)).await.expect_err("it is not believed").to_string();
+        assert!(
+            error.contains("check user, password, database and sslmode") && !error.contains("secret"),
+            "{error}"
+        );
+    }
+}
