@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kiln_shared::ids::NodeId;
@@ -35,8 +36,6 @@ const SILENT: Duration = BEAT.saturating_mul(3);
 pub(crate) enum News {
     /// How the node is.
     Report(Box<NodeReport>),
-    /// It is there and has nothing new.
-    Heard,
     /// It has stopped, on its own word.
     Left,
     /// The link broke.
@@ -87,17 +86,47 @@ impl std::fmt::Debug for Request {
     }
 }
 
+/// When a link was last heard. Beats are most of what agents say: noting one wakes nobody, and the owner looks at
+/// every tick.
+#[derive(Debug)]
+struct LastHeard {
+    born: Instant,
+    micros: AtomicU64,
+}
+
+impl LastHeard {
+    fn new(now: Instant) -> Self {
+        Self { born: now, micros: AtomicU64::new(0) }
+    }
+
+    fn note(&self, now: Instant) {
+        let micros = now.saturating_duration_since(self.born).as_micros() as u64;
+        // The moment alone is passed on and nothing that was written before it, so any order will do.
+        self.micros.store(micros, Ordering::Relaxed);
+    }
+
+    fn at(&self) -> Instant {
+        self.born + Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+}
+
 /// A link that speaks for a node.
 #[derive(Debug)]
 pub(crate) struct Joined {
     node: NodeId,
     link: u64,
+    heard: Arc<LastHeard>,
     requests: mpsc::Sender<Request>,
     /// What the agent is to be told. Ends when another link takes this one's place.
     pub(crate) wanted: mpsc::Receiver<BalancerMessage>,
 }
 
 impl Joined {
+    /// Notes that the agent is there and has nothing new.
+    pub(crate) fn heard(&self) {
+        self.heard.note(now());
+    }
+
     /// Passes on what the agent said.
     ///
     /// # Errors
@@ -133,6 +162,7 @@ impl Nodes {
             fleet,
             links: HashMap::new(),
             next_link: 0,
+            coming: Coming::default(),
             requests: requests.downgrade(),
             scaler: Scaler::new(ScalePolicy::default()),
             scale: None,
@@ -193,11 +223,19 @@ struct Link {
     number: u64,
     epoch: u64,
     remote: SocketAddr,
-    heard_at: Instant,
+    heard: Arc<LastHeard>,
+    /// What of that the fleet knows.
+    known_at: Instant,
+    /// Beats count from the first report on: before, what is known is of an earlier life.
+    has_reported: bool,
     wanted: mpsc::Sender<BalancerMessage>,
 }
 
 impl Link {
+    fn is_silent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard.at().max(self.known_at)) >= SILENT
+    }
+
     /// Says something that the agent will be told again if it does not take it now.
     fn say(&self, message: BalancerMessage) {
         if self.wanted.try_send(message).is_err() {
@@ -206,11 +244,22 @@ impl Link {
     }
 }
 
+/// News that are applied together, so that a view is published once for all of them: a thousand agents that come at
+/// once would cost a thousand rings.
+#[derive(Debug, Default)]
+struct Coming {
+    members: Vec<NodeConfig>,
+    /// Of these nothing is known that is so.
+    new_lives: Vec<NodeId>,
+    reports: Vec<NodeReport>,
+}
+
 #[derive(Debug)]
 struct Keeper {
     fleet: Fleet,
     links: HashMap<NodeId, Link>,
     next_link: u64,
+    coming: Coming,
     requests: mpsc::WeakSender<Request>,
     scaler: Scaler,
     scale: Option<ScaleSignal>,
@@ -228,7 +277,7 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = look.tick() => self.look(now()),
-                _ = tick.tick() => self.fleet.tick(now()),
+                _ = tick.tick() => self.tick(now()),
                 count = waiting.recv_many(&mut batch, NEWS_WAITING_MAX) => {
                     if count == 0 {
                         return;
@@ -236,6 +285,10 @@ impl Keeper {
                     let now = now();
                     for request in batch.drain(..) {
                         self.take(request, now);
+                    }
+                    // While agents come in numbers, the next tick makes one ring for all of them.
+                    if self.coming.members.is_empty() || self.coming.reports.len() >= NEWS_WAITING_MAX {
+                        self.apply(now);
                     }
                 }
             }
@@ -254,6 +307,49 @@ impl Keeper {
         metrics::gauge!("kiln_fleet_utilization_ratio").set(signal.utilisation);
         metrics::gauge!("kiln_calls_waiting_at_balancer").set(f64::from(self.fleet.room().waiting()));
         self.scale = Some(signal);
+    }
+
+    /// Tells the fleet who was heard, then looks who is silent.
+    fn tick(&mut self, now: Instant) {
+        self.apply(now);
+        for (node, link) in &mut self.links {
+            let heard_at = link.heard.at();
+            if link.has_reported && heard_at > link.known_at {
+                link.known_at = heard_at;
+                if self.fleet.heard(node, heard_at) == Heard::NeedsWhole {
+                    link.say(BalancerMessage::SendWhole);
+                }
+            }
+        }
+        self.fleet.tick(now);
+    }
+
+    /// Applies what has come so far.
+    fn apply(&mut self, now: Instant) {
+        let Coming { members, new_lives, reports } = &mut self.coming;
+        if !members.is_empty() {
+            self.fleet.join_all(members.drain(..), now);
+        }
+        for node in new_lives.drain(..) {
+            // It takes calls from its first report on, and if it falls silent before that, never.
+            self.fleet.lost(&node, now);
+        }
+        if !reports.is_empty() {
+            let applied = self.fleet.apply(reports.iter(), now);
+            reports.clear();
+            for node in applied.gaps {
+                self.say(&node, BalancerMessage::SendWhole);
+            }
+            for (node, absurd) in applied.refused {
+                self.say(&node, BalancerMessage::Refused(Refused::Absurd { what: absurd.to_string() }));
+            }
+        }
+    }
+
+    fn say(&self, node: &NodeId, message: BalancerMessage) {
+        if let Some(link) = self.links.get(node) {
+            link.say(message);
+        }
     }
 
     fn take(&mut self, request: Request, now: Instant) {
@@ -277,7 +373,10 @@ impl Keeper {
                 // One that does not wait for the answer any more needs none.
                 drop(answer.send(look));
             }
-            Request::Tell { node, command, answer } => drop(answer.send(self.tell(&node, command))),
+            Request::Tell { node, command, answer } => {
+                self.apply(now);
+                drop(answer.send(self.tell(&node, command)));
+            }
         }
     }
 
@@ -285,10 +384,12 @@ impl Keeper {
         let Hello { node, epoch, calls_at, zone, weight, version, .. } = hello;
         let other = self.links.get(&node);
         let is_new_life = other.is_none_or(|other| other.epoch != epoch);
-        if let Some(other) = other.filter(|_| is_new_life)
-            && now.duration_since(other.heard_at) < SILENT
-        {
-            return Err(Refused::SameName { node, address: other.remote.to_string() });
+        if let Some(other) = other {
+            if is_new_life && !other.is_silent(now) {
+                return Err(Refused::SameName { node, address: other.remote.to_string() });
+            }
+            // What its life before has reported comes first.
+            self.apply(now);
         }
         let address = match calls_at {
             CallsAt::Port(port) => SocketAddr::new(remote.ip().to_canonical(), port).to_string(),
@@ -301,44 +402,45 @@ impl Keeper {
             weight: weight.map(Weight::new),
             zone: zone.map(Into::into),
         };
-        self.fleet.join(config, now);
+        self.coming.members.push(config);
         if is_new_life {
-            // It takes calls from its first report on, and if it falls silent before that, never.
-            self.fleet.lost(&node, now);
+            self.coming.new_lives.push(node.clone());
         }
         let (wanted, receiver) = mpsc::channel(WANTED_WAITING_MAX);
         let number = self.next_link;
         self.next_link += 1;
-        self.links.insert(node.clone(), Link { number, epoch, remote, heard_at: now, wanted });
+        let heard = Arc::new(LastHeard::new(now));
+        let link = Link {
+            number,
+            epoch,
+            remote,
+            heard: Arc::clone(&heard),
+            known_at: now,
+            has_reported: false,
+            wanted,
+        };
+        self.links.insert(node.clone(), link);
         let requests =
             self.requests.upgrade().ok_or(Refused::Absurd { what: "this balancer stops".to_owned() })?;
-        Ok(Joined { node, link: number, requests, wanted: receiver })
+        Ok(Joined { node, link: number, heard, requests, wanted: receiver })
     }
 
     fn news(&mut self, node: &NodeId, link: u64, news: News, now: Instant) {
         let Some(current) = self.links.get_mut(node).filter(|current| current.number == link) else { return };
-        current.heard_at = now;
+        current.known_at = now;
         match news {
             News::Report(report) => {
-                let applied = self.fleet.apply([&*report], now);
-                if !applied.gaps.is_empty() {
-                    current.say(BalancerMessage::SendWhole);
-                }
-                if let Some((_, absurd)) = applied.refused.into_iter().next() {
-                    current.say(BalancerMessage::Refused(Refused::Absurd { what: absurd.to_string() }));
-                }
-            }
-            News::Heard => {
-                if self.fleet.heard(node, now) == Heard::NeedsWhole {
-                    current.say(BalancerMessage::SendWhole);
-                }
+                current.has_reported = true;
+                self.coming.reports.push(*report);
             }
             News::Left => {
                 self.links.remove(node);
+                self.apply(now);
                 self.fleet.leave(node, now);
             }
             News::Lost => {
                 self.links.remove(node);
+                self.apply(now);
                 self.fleet.lost(node, now);
             }
         }

@@ -97,7 +97,10 @@ async fn run(
             }
         };
         let news = match message {
-            Ok(Some(AgentMessage::Beat)) => News::Heard,
+            Ok(Some(AgentMessage::Beat)) => {
+                joined.heard();
+                continue;
+            }
             Ok(Some(AgentMessage::Report(report))) => {
                 let follows = match report.scope {
                     ReportScope::Whole => true,

@@ -42,7 +42,7 @@ fn lives_that_end_in_bad_weather_leave_nothing_behind() {
     scenario(2, 3, |world| {
         world.shared.network.set_weather(Weather { loss: 0.1, doubles: 0.1 });
         world.set_delay(Duration::from_millis(300));
-        for round in 0..6_u64 {
+        for round in 0..4_u64 {
             let host = if round % 3 == 2 { "lb2" } else { "a1" };
             world.crash(host);
             world.work_for(Duration::from_millis(170 * round), Duration::from_millis(70));
@@ -95,7 +95,7 @@ fn a_balancer_that_is_found_at_two_addresses_has_one_link() {
         world.start("a0");
         world.converge();
         // Longer than until the other address is tried again.
-        world.run_while(Duration::from_secs(25), "a0 is up everywhere", |world| {
+        world.run_while(Duration::from_secs(13), "a0 is up everywhere", |world| {
             world.is_up("lb1", "a0") && world.is_up("lb2", "a0")
         });
     });

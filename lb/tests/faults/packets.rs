@@ -12,7 +12,7 @@ fn a_fleet_works_while_packets_are_lost() {
     for loss in [0.01, 0.05, 0.2] {
         scenario(2, 3, |world| {
             world.shared.network.set_weather(Weather { loss, doubles: 0.0 });
-            world.work_for(Duration::from_secs(8), CHANGES_EVERY);
+            world.work_for(Duration::from_secs(4), CHANGES_EVERY);
             // With the loss still going on.
             let taken = world.converge();
             println!("loss {loss}: all is known {taken:?} after the last change");
@@ -24,7 +24,7 @@ fn a_fleet_works_while_packets_are_lost() {
 fn packets_that_come_twice_change_nothing() {
     scenario(2, 3, |world| {
         world.shared.network.set_weather(Weather { loss: 0.02, doubles: 0.5 });
-        world.work_for(Duration::from_secs(6), CHANGES_EVERY);
+        world.work_for(Duration::from_secs(4), CHANGES_EVERY);
         world.converge();
     });
 }
@@ -34,7 +34,7 @@ fn packets_that_overtake_each_other_leave_the_last_state() {
     scenario(2, 3, |world| {
         for longest in [Duration::from_millis(50), Duration::from_millis(400)] {
             world.set_delay(longest);
-            world.work_for(Duration::from_secs(5), CHANGES_EVERY);
+            world.work_for(Duration::from_secs(3), CHANGES_EVERY);
             world.converge();
         }
     });

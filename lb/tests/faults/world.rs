@@ -143,10 +143,14 @@ impl World {
         let begun = self.sim.elapsed();
         while !holds(self) {
             self.step();
-            let taken = self.sim.elapsed() - begun;
-            assert!(taken <= within, "{}: not within {within:?}: {what}; {}", self.moment(), self.known());
+            let taken = self.since(begun);
+            assert!(taken <= within, "{}: not within {within:?}: {what}\n{}", self.moment(), self.known());
         }
-        self.sim.elapsed() - begun
+        self.since(begun)
+    }
+
+    fn since(&self, begun: Duration) -> Duration {
+        self.sim.elapsed().saturating_sub(begun)
     }
 
     fn step(&mut self) {
@@ -211,18 +215,18 @@ impl World {
 
     fn known(&self) -> String {
         let book = self.shared.book();
-        let mut lines = String::new();
+        let mut lines = Vec::new();
         for (name, balancer) in &book.balancers {
             for member in balancer.fleet.clone().view().members() {
                 let node = member.node();
-                lines += &format!("\n{name}: {} {:?} calls {}", node.id(), node.state(), node.load());
+                lines.push(format!("{name}: {} {:?} calls {}", node.id(), node.state(), node.load()));
             }
         }
         for (name, agent) in &book.agents {
-            lines +=
-                &format!("\n{name}: calls {}, links {}", agent.reports.borrow().calls, agent.linked.count());
+            let (report, links) = (agent.reports.borrow(), agent.linked.count());
+            lines.push(format!("{name}: calls {}, links {links}", report.calls));
         }
-        lines
+        lines.join("\n")
     }
 
     /// All agents' states change.
@@ -304,7 +308,7 @@ impl World {
         let begun = self.sim.elapsed();
         while self.sim.is_host_running(host) {
             self.step();
-            assert!(self.sim.elapsed() - begun < Duration::from_secs(10), "{host} does not stop");
+            assert!(self.since(begun) < Duration::from_secs(10), "{host} does not stop");
         }
     }
 

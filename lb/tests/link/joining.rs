@@ -12,7 +12,7 @@ use kiln_shared::link::quic;
 use crate::support::{Agent, Authority, Balancer, eventually, hello};
 
 fn token(authority: &Authority, role: Role) -> JoinToken {
-    authority.ca.mint_token(role, Duration::from_secs(60), SystemTime::now()).expect("a token")
+    authority.ca.mint_token(role, Duration::from_mins(1), SystemTime::now()).expect("a token")
 }
 
 fn dialer() -> quinn::Endpoint {

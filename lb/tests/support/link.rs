@@ -33,7 +33,7 @@ impl Authority {
     pub(crate) fn credentials(&self, role: Role, name: &str) -> Credentials {
         let folder = self.path(&format!("{}-{name}", role.as_str()));
         let peer = Peer::new(role, name).expect("a name");
-        let identity = self.ca.issue(&peer, Duration::from_secs(3600), SystemTime::now()).expect("is issued");
+        let identity = self.ca.issue(&peer, Duration::from_hours(1), SystemTime::now()).expect("is issued");
         identity.save(&folder).expect("is kept");
         Credentials::open(&folder, role, SystemTime::now()).expect("is good")
     }

@@ -11,6 +11,7 @@ use crate::report::Row;
 
 pub mod cold;
 pub mod edge;
+pub mod fleet;
 pub mod memory;
 pub mod split;
 pub mod warm;
@@ -58,7 +59,7 @@ pub struct Entry {
 }
 
 /// All benchmarks in the order in which they run.
-pub const ALL: [Entry; 5] = [
+pub const ALL: [Entry; 6] = [
     Entry {
         name: "edge",
         what: "the edge, HAProxy, nginx and Pingora in front of one server that answers at once",
@@ -82,6 +83,12 @@ pub const ALL: [Entry; 5] = [
         what: "a cold start through `kiln start` and with `docker run`",
         needs: &["kiln"],
         run: cold::run,
+    },
+    Entry {
+        name: "fleet",
+        what: "the link of one balancer with 1,000 agents without containers",
+        needs: &["fleet-peer"],
+        run: fleet::run,
     },
     Entry { name: "memory", what: "memory and idle CPU of `kiln start`", needs: &["kiln"], run: memory::run },
 ];
