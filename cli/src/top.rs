@@ -125,13 +125,12 @@ fn text(fleet: &FleetResource) -> String {
         sum(|node| node.starting),
     );
     if let Some(scale) = &fleet.scale {
-        text += &format!(
-            "nodes wanted: {} of {} ({}); in use: {:.0} %\n",
-            scale.desired_nodes,
-            scale.nodes,
-            scale.reason,
-            scale.utilization * 100.0
+        let in_use = scale.utilization * 100.0;
+        let line = format!(
+            "nodes wanted: {}, there are {} ({}); in use: {in_use:.0} %\n",
+            scale.desired_nodes, scale.nodes, scale.reason
         );
+        text.push_str(&line);
     }
     text.push('\n');
     let mut table = Table::new();

@@ -214,7 +214,7 @@ mod tests {
         let first = outbox.next().await;
         assert_eq!(texts(&first), ["a", "b"]);
         first.stored();
-        let nothing = tokio::time::timeout(Duration::from_secs(60), outbox.next()).await;
+        let nothing = tokio::time::timeout(Duration::from_mins(1), outbox.next()).await;
         assert!(nothing.is_err(), "{nothing:?}");
         outbox.emptied().await;
     }
@@ -246,7 +246,7 @@ mod tests {
             handed.push(outbox.next().await);
         }
         sink.send(record("y"));
-        let nothing = tokio::time::timeout(Duration::from_secs(60), outbox.next()).await;
+        let nothing = tokio::time::timeout(Duration::from_mins(1), outbox.next()).await;
         assert!(nothing.is_err(), "{nothing:?}");
         handed.pop().expect("one").stored();
         assert_eq!(texts(&outbox.next().await), ["y"]);
@@ -257,7 +257,7 @@ mod tests {
         let (sink, outbox) = outbox();
         outbox.emptied().await;
         sink.send(record("a"));
-        let full = tokio::time::timeout(Duration::from_secs(60), outbox.emptied()).await;
+        let full = tokio::time::timeout(Duration::from_mins(1), outbox.emptied()).await;
         assert!(full.is_err());
         let (batch, emptied) = (outbox.next().await, outbox.emptied());
         tokio::join!(emptied, async { batch.stored() });

@@ -157,11 +157,10 @@ impl Service for Status {
     async fn handle(&self, request: Request) -> Response {
         let Self(endpoint) = self;
         match request.head.target.split('?').next().unwrap_or_default() {
-            HEALTH_PATH => plain(200, "ok"),
             READY_PATH if endpoint.linked.count() == 0 => {
                 plain(503, "no balancer is linked; calls cannot come")
             }
-            READY_PATH => plain(200, "ok"),
+            READY_PATH | HEALTH_PATH => plain(200, "ok"),
             "/metrics" => {
                 let text = Body::from(Bytes::from(endpoint.metrics.render()));
                 with_type(200, b"text/plain; version=0.0.4; charset=utf-8", text)

@@ -51,7 +51,7 @@ pub(super) fn with_functions(
         starting: function.starting,
         calls: function.calls,
     });
-    let images = detail.images.iter().map(|image| image.to_string());
+    let images = detail.images.iter().map(std::string::ToString::to_string);
     NodeResource { functions: functions.collect(), images: images.collect(), ..node(detail) }
 }
 

@@ -78,7 +78,7 @@ pub(crate) fn fleet() -> &'static CertificateAuthority {
 pub(crate) fn credentials(fleet: &CertificateAuthority, role: Role, name: &str) -> Credentials {
     let folder = tempfile::tempdir().expect("a folder");
     let peer = Peer::new(role, name).expect("a name");
-    let identity = fleet.issue(&peer, Duration::from_secs(600), SystemTime::now()).expect("is issued");
+    let identity = fleet.issue(&peer, Duration::from_mins(10), SystemTime::now()).expect("is issued");
     identity.save(folder.path()).expect("is kept");
     Credentials::open(folder.path(), role, SystemTime::now()).expect("is good")
 }

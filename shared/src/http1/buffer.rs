@@ -357,7 +357,7 @@ mod tests {
     }
 
     /// A body that gives these pieces.
-    struct Pieces(std::vec::IntoIter<Vec<u8>>);
+    struct Pieces(std::collections::VecDeque<Vec<u8>>);
 
     impl http_body::Body for Pieces {
         type Data = Bytes;
@@ -367,12 +367,12 @@ mod tests {
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
-            Poll::Ready(self.0.next().map(|piece| Ok(http_body::Frame::data(piece.into()))))
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(http_body::Frame::data(piece.into()))))
         }
     }
 
     fn written(pieces: &[Vec<u8>], framing: WriteFraming, takes: Vec<usize>) -> Vec<u8> {
-        let stream = Box::pin(Pieces(pieces.to_vec().into_iter()));
+        let stream = Box::pin(Pieces(pieces.iter().cloned().collect()));
         let mut message =
             MessageWriter::new(b"head\r\n\r\n".to_vec(), Body::Stream { stream, length: None }, framing);
         let mut narrow = Narrow { takes, written: Vec::new() };
