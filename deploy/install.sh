@@ -28,14 +28,6 @@ install_part() {
     say "installed $1; look at /etc/kiln/$2.env, then start it: systemctl enable --now $2"
 }
 
-# The secret that balancers show to agents, made here unless there is one. The same file belongs on every host.
-fleet_token() {
-    [ ! -e "$root/etc/kiln/fleet-token" ] || return 0
-    as_root install -d -m 755 "$root/etc/kiln"
-    head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' | as_root install -m 600 /dev/stdin "$root/etc/kiln/fleet-token"
-    say "made /etc/kiln/fleet-token; copy it to every other host of the fleet, readable by root alone"
-}
-
 remove() {
     local unit
     for unit in kiln kiln-lb kiln-agent; do
@@ -55,12 +47,10 @@ reload() {
 case "${1:-}" in
     single) install_part kiln kiln ;;
     lb)
-        fleet_token
         as_root install -D -m 755 "$built/kiln" "$root/usr/local/bin/kiln"
         install_part kiln-lb kiln-lb
         ;;
     agent)
-        fleet_token
         install_part kiln-agent kiln-agent
         ;;
     remove) remove ;;
