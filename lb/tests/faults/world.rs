@@ -223,8 +223,8 @@ impl World {
             }
         }
         for (name, agent) in &book.agents {
-            let (report, links) = (agent.reports.borrow(), agent.linked.count());
-            lines.push(format!("{name}: calls {}, links {links}", report.calls));
+            let (calls, linked) = (agent.reports.borrow().calls, agent.linked.count());
+            lines.push(format!("{name}: calls {calls}, links {linked}"));
         }
         lines.join("\n")
     }
