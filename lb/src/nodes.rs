@@ -365,6 +365,7 @@ impl Keeper {
             }
             Request::News { node, link, news } => self.news(&node, link, news, now),
             Request::Look { answer } => {
+                self.apply(now);
                 let look = Look {
                     details: self.fleet.details(now),
                     waiting_calls: self.fleet.room().waiting(),

@@ -218,13 +218,13 @@ impl World {
         let mut lines = Vec::new();
         for (name, balancer) in &book.balancers {
             for member in balancer.fleet.clone().view().members() {
-                let of = member.node();
-                lines.push(format!("{name}: {} {:?} calls {}", of.id(), of.state(), of.load()));
+                let node = member.node();
+                lines.push(format!("{name}: {} {:?} calls {}", node.id(), node.state(), node.load()));
             }
         }
-        for (name, life) in &book.agents {
-            let (report, count) = (life.reports.borrow(), life.linked.count());
-            lines.push(format!("{name}: calls {}, links {count}", report.calls));
+        for (name, agent) in &book.agents {
+            let (calls, linked) = (agent.reports.borrow().calls, agent.linked.count());
+            lines.push(format!("{name}: calls {calls}, links {linked}"));
         }
         lines.join("\n")
     }
