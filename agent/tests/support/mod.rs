@@ -21,6 +21,8 @@ pub(crate) use self::images::{docker, image};
 /// A function's spec with an image of [`image`], 64 MiB, and `BEHAVIOUR` set.
 pub(crate) fn spec(image: &str, behaviour: &str) -> FunctionSpec {
     FunctionSpec {
+        name: "test".to_owned(),
+        app_name: "tests".to_owned(),
         memory_mib: 64,
         config: BTreeMap::from([("BEHAVIOUR".to_owned(), behaviour.to_owned())]),
         ..FunctionSpec::with_defaults(FunctionId::generate(), AppId::generate(), image)
