@@ -51,8 +51,9 @@ impl Fleet {
         }
         let agent = Process::start(command, &node.home);
         eventually("the agent is linked", async || {
-            let ready = self.client.get(format!("http://{}/ready", agent.address)).send().await.unwrap();
-            ready.status() == StatusCode::OK
+            // A connection of the agent's earlier life may be tried first.
+            let ready = self.client.get(format!("http://{}/ready", agent.address)).send().await;
+            ready.is_ok_and(|ready| ready.status() == StatusCode::OK)
         })
         .await;
         agent
