@@ -16,7 +16,7 @@ HOP ?=
 # More arguments for `make test`, as in `make test ARGS='-p kiln-shared codec'`.
 ARGS ?= --workspace
 
-.PHONY: help run stop test lint fmt docs bench bench-micro bench-hop clean
+.PHONY: help run stop test test-fleet lint fmt docs bench bench-micro bench-hop clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ stop: ## Stop the Kiln that `make run` started
 test: ## Run every test, those with real containers too
 	@scripts/setup.sh test
 	cargo nextest run $(ARGS)
+
+test-fleet: ## Break a fleet of real processes under wrk's load (needs root)
+	@scripts/setup.sh fleet
+	cargo build --workspace --bins
+	cargo nextest run -p kiln-cli --test fleet --run-ignored all --no-capture
 
 lint: ## Check formatting, lints and (if cargo-deny is installed) licences
 	cargo fmt --all --check

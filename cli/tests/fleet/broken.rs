@@ -1,0 +1,183 @@
+//! What callers see while parts of the fleet break.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::fleet::{Fleet, Part};
+use crate::images::example;
+use crate::load::{Load, Outcome};
+
+/// Calls in flight per balancer.
+const CONNECTIONS: usize = 8;
+/// How long load runs before and after something breaks.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Runs load on every balancer while `during` goes on; what each load came to.
+async fn under_load(fleet: &mut Fleet, function: &str, during: impl AsyncFnOnce(&mut Fleet)) -> Vec<Outcome> {
+    let loads: Vec<Load> = (0..fleet.balancers.len())
+        .map(|balancer| {
+            let url = fleet.url(balancer, &format!("/invoke/{function}"));
+            Load::start(&fleet.clients[balancer], fleet.folder.path(), &url, CONNECTIONS)
+        })
+        .collect();
+    tokio::time::sleep(SETTLE).await;
+    during(fleet).await;
+    tokio::time::sleep(SETTLE).await;
+    loads.into_iter().map(Load::end).collect()
+}
+
+fn tell(what: &str, took: Duration, outcomes: &[Outcome]) {
+    let requests: u64 = outcomes.iter().map(|outcome| outcome.requests).sum();
+    let lost: u64 = outcomes.iter().map(|outcome| outcome.status_errors).sum();
+    let p99: Vec<String> =
+        outcomes.iter().map(|outcome| format!("{:.1} ms", outcome.p99_micros as f64 / 1000.0)).collect();
+    println!("{what}: {took:.0?}; {requests} answers, {lost} of them errors, p99 {}", p99.join(" and "));
+}
+
+/// Agents are told apart by whether they have the function warm: load goes there.
+async fn warm_agent(fleet: &Fleet) -> usize {
+    let nodes = fleet.nodes(0).await;
+    let busiest = nodes.iter().max_by_key(|node| node["containers"].as_u64()).expect("nodes");
+    (0..fleet.agents.len()).find(|&agent| busiest["id"] == fleet.node(agent)).expect("an agent's node")
+}
+
+async fn up_again(fleet: &Fleet, what: &str) {
+    let agents = fleet.agents.len();
+    for balancer in 0..fleet.balancers.len() {
+        fleet.until(what, async |fleet| fleet.up(balancer).await == agents).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "takes the machine for itself, and root: make test-fleet"]
+async fn a_fleet_under_load_loses_only_what_ran_on_the_node_that_died() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = format!("sqlite://{}", folder.path().join("kiln.db").display());
+    let mut fleet = Fleet::start(2, 4, &database).await;
+    let function = fleet.deploy("fleet", &example("hello")).await;
+
+    // An agent is killed.
+    let mut took = Duration::ZERO;
+    let mut victim = 0;
+    let outcomes = under_load(&mut fleet, &function, async |fleet| {
+        victim = warm_agent(fleet).await;
+        fleet.agents[victim].kill();
+        for balancer in 0..2 {
+            took += fleet
+                .until("the dead node gets no calls", async |fleet| {
+                    fleet.state(balancer, victim).await.is_none_or(|state| state != "up")
+                })
+                .await;
+        }
+    })
+    .await;
+    tell("kill -9 of an agent, seen by both balancers", took, &outcomes);
+    assert!(took < Duration::from_secs(1), "seen after {took:?}");
+    for (balancer, outcome) in outcomes.iter().enumerate() {
+        // What ran there is lost, and nothing else; each is counted.
+        assert!(outcome.status_errors <= CONNECTIONS as u64, "{outcome:?}");
+        assert_eq!(Outcome { status_errors: 0, ..*outcome }.is_clean(), true, "{outcome:?}");
+        let counted = fleet.metric(balancer, "kiln_calls_total", "node").await;
+        assert!(counted >= outcome.status_errors as f64, "{counted} counted of {outcome:?}");
+    }
+    fleet.agents[victim].start();
+    up_again(&fleet, "the node is back").await;
+
+    // An agent stops where it is, and goes on.
+    let begun = Instant::now();
+    let outcomes = under_load(&mut fleet, &function, async |fleet| {
+        let victim = warm_agent(fleet).await;
+        fleet.agents[victim].signal(Signal::SIGSTOP);
+        fleet
+            .until("the stopped node gets no calls", async |fleet| {
+                fleet.state(0, victim).await.is_none_or(|state| state != "up")
+            })
+            .await;
+        tokio::time::sleep(SETTLE).await;
+        fleet.agents[victim].signal(Signal::SIGCONT);
+        up_again(fleet, "the node is back").await;
+    })
+    .await;
+    tell("SIGSTOP of an agent, and SIGCONT", begun.elapsed(), &outcomes);
+    assert!(outcomes.iter().all(Outcome::is_clean), "{outcomes:?}");
+
+    // An agent is cut off from one balancer.
+    let begun = Instant::now();
+    let outcomes = under_load(&mut fleet, &function, async |fleet| {
+        let victim = warm_agent(fleet).await;
+        let balancer = fleet.balancers[0].host.clone();
+        fleet.agents[victim].host.cut(&balancer);
+        fleet
+            .until("the cut node gets no calls", async |fleet| {
+                fleet.state(0, victim).await.is_none_or(|state| state != "up")
+            })
+            .await;
+        assert_eq!(fleet.state(1, victim).await.as_deref(), Some("up"), "the other balancer hears it");
+        tokio::time::sleep(SETTLE).await;
+        fleet.agents[victim].host.mend(&balancer);
+        up_again(fleet, "the node is back").await;
+    })
+    .await;
+    tell("partition of an agent from one balancer, and its end", begun.elapsed(), &outcomes);
+    assert!(outcomes.iter().all(Outcome::is_clean), "{outcomes:?}");
+
+    // A balancer is killed.
+    let begun = Instant::now();
+    let outcomes = under_load(&mut fleet, &function, async |fleet| {
+        fleet.balancers[0].kill();
+        tokio::time::sleep(SETTLE).await;
+        fleet.balancers[0].start();
+        up_again(fleet, "the balancer knows its nodes again").await;
+    })
+    .await;
+    tell("kill -9 of a balancer, and its next start", begun.elapsed(), &outcomes);
+    assert_eq!(outcomes[0].status_errors, 0, "its clients see broken connections, no wrong answers");
+    assert!(outcomes[1].is_clean(), "{:?}", outcomes[1]);
+
+    // Everything is restarted, one after the other.
+    let begun = Instant::now();
+    let outcomes = under_load(&mut fleet, &function, async |fleet| {
+        for agent in 0..fleet.agents.len() {
+            restart(&mut fleet.agents[agent]);
+            up_again(fleet, "the restarted node is back").await;
+        }
+    })
+    .await;
+    tell("rolling restart of all agents", begun.elapsed(), &outcomes);
+    assert!(outcomes.iter().all(Outcome::is_clean), "{outcomes:?}");
+    let begun = Instant::now();
+    let outcomes = under_load(&mut fleet, &function, async |fleet| {
+        for balancer in 0..fleet.balancers.len() {
+            restart(&mut fleet.balancers[balancer]);
+            up_again(fleet, "the restarted balancer knows its nodes").await;
+        }
+    })
+    .await;
+    tell("rolling restart of both balancers", begun.elapsed(), &outcomes);
+    assert!(outcomes.iter().all(|outcome| outcome.status_errors + outcome.timeouts == 0), "{outcomes:?}");
+
+    // A node is drained.
+    let begun = Instant::now();
+    let outcomes = under_load(&mut fleet, &function, async |fleet| {
+        let victim = warm_agent(fleet).await;
+        let path = format!("/kiln/v1/nodes/{}/drain", fleet.node(victim));
+        let answer = fleet.client.post(fleet.url(0, &path)).send().await.expect("answers");
+        assert!(answer.status().is_success());
+        for balancer in 0..2 {
+            fleet
+                .until("the node is empty", async |fleet| {
+                    fleet.state(balancer, victim).await.as_deref() == Some("drained")
+                })
+                .await;
+        }
+    })
+    .await;
+    tell("drain of a node", begun.elapsed(), &outcomes);
+    assert!(outcomes.iter().all(Outcome::is_clean), "{outcomes:?}");
+}
+
+fn restart(part: &mut Part) {
+    part.stop();
+    part.start();
+}
