@@ -5,6 +5,7 @@
 #   scripts/setup.sh build   what compiling needs, no Docker: C compiler, Rust checked
 #   scripts/setup.sh test    the same as run, and what the tests start: a registry, Postgres, Python,
 #                            cargo-nextest
+#   scripts/setup.sh fleet   the same as test, and what breaks a fleet under load: wrk, network namespaces
 #   scripts/setup.sh bench   the same as run, and the peers: HAProxy, nginx, and what Pingora is built with
 #
 # Packages come from apt (Debian and Ubuntu); elsewhere the script names what is missing and stops.
@@ -14,8 +15,8 @@ cd "$(dirname "$0")/.."
 
 mode=${1:-run}
 case "$mode" in
-    run | build | test | bench) ;;
-    *) die "unknown mode '$mode'; use: scripts/setup.sh run|build|test|bench" ;;
+    run | build | test | fleet | bench) ;;
+    *) die "unknown mode '$mode'; use: scripts/setup.sh run|build|test|fleet|bench" ;;
 esac
 
 # One line per need: what proves that it is there (a command, or a file if it starts with '/'; it may be a pattern)
@@ -33,11 +34,18 @@ needs() {
     # An engine that DOCKER_HOST names runs elsewhere.
     [ -n "${DOCKER_HOST:-}" ] || echo "dockerd docker.io"
     case "$mode" in
-        test)
+        test | fleet)
             echo "docker-registry docker-registry"
             echo "/usr/lib/postgresql/*/bin/postgres postgresql"
             echo "python3 python3"
             echo "pip3 python3-pip"
+            ;;
+    esac
+    case "$mode" in
+        fleet)
+            echo "wrk wrk"
+            echo "ip iproute2"
+            echo "nsenter util-linux"
             ;;
         bench)
             have docker || echo "docker $(docker_cli_package)"
@@ -163,5 +171,5 @@ missing=$(missing_packages)
 # shellcheck disable=SC2086 # one word per package
 [ -z "$missing" ] || install_packages $missing
 check_rust
-[ "$mode" != test ] || install_nextest
+case "$mode" in test | fleet) install_nextest ;; esac
 [ "$mode" = build ] || start_docker

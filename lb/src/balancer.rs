@@ -25,6 +25,8 @@ use crate::link::PreparedLink;
 use crate::nodes::Nodes;
 use crate::route::{disk, follow, follow_with_copy};
 
+/// How long agents of a balancer's earlier life may take to notice that it is gone, and to link up with this one.
+const NODES_WITHIN: Duration = Duration::from_secs(5);
 /// Call records and log pieces that may wait for the store.
 const RECORDS_WAITING_MAX: usize = 16 * 1024;
 
@@ -167,6 +169,7 @@ impl Prepared {
         let view = fleet.reader();
         let nodes = Nodes::keep(fleet, &tasks, &stop);
         let balancer = link.as_ref().map_or_else(|| "local".to_owned(), PreparedLink::name);
+        let nodes_within = if link.is_some() { NODES_WITHIN } else { Duration::ZERO };
         if let Some(link) = link {
             link.serve(nodes.clone(), batches, followed.routes.clone(), catalog.clone(), &tasks, &stop);
         }
@@ -177,7 +180,8 @@ impl Prepared {
         let admin = Admin { balancer, nodes: nodes.clone(), routes: followed.routes.clone() };
         let api = admin::router(admin).merge(api);
         let grace = args.grace();
-        let edge = Arc::new(Edge::new(args.edge_config(), followed, view, forwarder, api, metrics));
+        let config = EdgeConfig { nodes_within, ..args.edge_config() };
+        let edge = Arc::new(Edge::new(config, followed, view, forwarder, api, metrics));
         let (address, stop_edge) = (listeners.address(), CancellationToken::new());
         let workers = edge.serve(listeners, &stop_edge, grace).context("cannot start the edge's threads")?;
         Ok(Balancer { address, nodes, workers, stop_edge, catalog, tasks, stop })

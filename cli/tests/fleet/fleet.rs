@@ -42,7 +42,10 @@ impl Part {
         assert!(self.child.is_none(), "it lives already");
         let log = File::create(self.log_file()).expect("a log");
         let mut command = self.host.command(&self.program);
-        command.args(&self.arguments).args(["--log-format", "json", "--data-dir"]).arg(self.folder.join("data"));
+        command
+            .args(&self.arguments)
+            .args(["--log-format", "json", "--data-dir"])
+            .arg(self.folder.join("data"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("starts"));
         let deadline = Instant::now() + PATIENCE;
@@ -102,7 +105,7 @@ pub(crate) struct Fleet {
     pub(crate) client: Client,
     nodes: Vec<String>,
     // Last: what runs on it ends before.
-    _network: Network,
+    network: Network,
     pub(crate) folder: TempDir,
 }
 
@@ -123,7 +126,8 @@ impl Fleet {
                 format!("--ca-dir={ca}"),
                 format!("--db-url={database}"),
             ];
-            let mut part = Part::new(host, folder.path().join(format!("lb{number}")), "kiln-lb", arguments.to_vec());
+            let mut part =
+                Part::new(host, folder.path().join(format!("lb{number}")), "kiln-lb", arguments.to_vec());
             part.start();
             parts.push(part);
         }
@@ -137,11 +141,11 @@ impl Fleet {
             clients,
             client,
             nodes: Vec::new(),
-            _network: network,
+            network,
             folder,
         };
         for number in 1..=agents {
-            let host = fleet._network.host();
+            let host = fleet.network.host();
             let name = format!("node{number}-{}", std::process::id());
             let home = fleet.folder.path().join(&name);
             fs::create_dir_all(&home).expect("a folder");

@@ -51,7 +51,8 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Nothing went wrong.
     pub(crate) fn is_clean(&self) -> bool {
-        let errors = self.status_errors + self.connect_errors + self.read_errors + self.write_errors + self.timeouts;
+        let errors =
+            self.status_errors + self.connect_errors + self.read_errors + self.write_errors + self.timeouts;
         errors == 0
     }
 }
@@ -85,8 +86,16 @@ impl Load {
         let line = text.lines().find_map(|line| line.strip_prefix("OUTCOME "));
         let line = line.unwrap_or_else(|| panic!("wrk said:\n{text}"));
         let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().expect("a number")).collect();
-        let [requests, status_errors, connect_errors, read_errors, write_errors, timeouts, p50_micros, p99_micros] =
-            numbers.try_into().expect("eight numbers");
+        let [
+            requests,
+            status_errors,
+            connect_errors,
+            read_errors,
+            write_errors,
+            timeouts,
+            p50_micros,
+            p99_micros,
+        ] = numbers.try_into().expect("eight numbers");
         Outcome {
             requests,
             status_errors,

@@ -51,7 +51,9 @@ impl Network {
         let address = Ipv4Addr::new(10, 231, self.subnet, u8::try_from(number).expect("few hosts"));
         ip(&["netns", "add", &namespace]);
         self.hosts.push(namespace.clone());
-        ip(&["-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &namespace]);
+        ip(&[
+            "-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &namespace,
+        ]);
         ip(&["-n", &switch, "link", "set", &port, "master", "br0", "up"]);
         ip(&["-n", &namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
         ip(&["-n", &namespace, "link", "set", "lo", "up"]);
@@ -92,7 +94,8 @@ impl Host {
         let address = other.address.to_string();
         for rule in [["INPUT", "-s"], ["OUTPUT", "-d"]] {
             let [chain, side] = rule;
-            let status = self.command("iptables").args(["-w", what, chain, side, &address, "-j", "DROP"]).status();
+            let status =
+                self.command("iptables").args(["-w", what, chain, side, &address, "-j", "DROP"]).status();
             assert!(status.expect("iptables runs").success(), "iptables {what} {chain}");
         }
     }

@@ -55,6 +55,9 @@ pub struct EdgeConfig {
     pub token: Option<Token>,
     /// Longest time that a call may wait for a place on a node, from its arrival. Zero: no call waits.
     pub wait_max: Duration,
+    /// Nodes may come for so long after the start: calls wait for one instead of being told that there is none. Zero where
+    /// nodes do not come by themselves.
+    pub nodes_within: Duration,
     /// Calls of one function that show one `Kiln-Affinity` header share a home.
     pub affinity: Affinity,
     /// How often a refused call is tried elsewhere.
@@ -70,6 +73,7 @@ impl Default for EdgeConfig {
             body_bytes_max: 0,
             token: None,
             wait_max: Duration::from_secs(30),
+            nodes_within: Duration::ZERO,
             affinity: Affinity::Ignored,
             retry: RetryPolicy::default(),
         }
@@ -101,6 +105,7 @@ pub struct Edge {
     api: Router,
     metrics: MetricsHandle,
     counters: Counters,
+    born: Instant,
     limits: Limits,
 }
 
@@ -144,6 +149,7 @@ impl Edge {
             metrics,
             counters: Counters::new(),
             limits: Limits::default(),
+            born: Instant::now(),
         }
     }
 

@@ -68,10 +68,17 @@ impl Edge {
                 Ok(seat) => Ok(Ok(seat.with_running(running))),
                 Err(reason) => {
                     let view = fleet.view();
-                    attempts.no_place(reason, view.members().len(), view.expects_a_node_back()).map(Err)
+                    let expected = view.expects_a_node_back() || self.is_young();
+                    attempts.no_place(reason, view.members().len(), expected).map(Err)
                 }
             }
         })
+    }
+
+    /// True while nodes may still be on their way to a balancer that has just started: those of its earlier life have
+    /// to notice first that it is gone.
+    fn is_young(&self) -> bool {
+        self.born.elapsed() < self.config.nodes_within
     }
 
     async fn wait(
@@ -85,7 +92,10 @@ impl Edge {
         let room = self.with_readers(|_, fleet| Arc::clone(fleet.room()));
         let now = Instant::now();
         let deadline = match reason {
-            WaitReason::NoNode => (received + self.config.wait_max).min(now + OUTAGE_WAIT_MAX),
+            WaitReason::NoNode => {
+                let outage_max = if self.is_young() { self.config.nodes_within } else { OUTAGE_WAIT_MAX };
+                (received + self.config.wait_max).min(now + outage_max)
+            }
             WaitReason::Full | WaitReason::Concurrency => received + self.config.wait_max,
         };
         let waiting =
