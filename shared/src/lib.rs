@@ -1,5 +1,6 @@
 //! What Kiln's parts agree on: the model, the function contract, HTTP/1.1 framing, and the seams between
-//! balancer, agent and API ([`call::CallHop`], [`report::NodeReport`], [`record::RecordSink`]).
+//! balancer, agent, API and queue ([`call::CallHop`], [`report::NodeReport`], [`record::RecordSink`],
+//! [`queue::Queue`]).
 //!
 //! Knows nothing of routing, SQL or Docker. A thing lives here only when two crates use it.
 
@@ -15,6 +16,7 @@ pub mod listen;
 pub mod model;
 pub mod mux;
 pub mod program;
+pub mod queue;
 pub mod record;
 pub mod report;
 pub mod telemetry;
