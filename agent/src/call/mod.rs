@@ -27,7 +27,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::record::Journal;
 use crate::container::Driver;
-use crate::slots::{Lease, Slots, SlotsConfig};
+use crate::slots::{Lease, NoSlot, Slots, SlotsConfig};
 
 /// How long the word how a container ended may take after its connection or output did. The engine learns of it by
 /// way of the container's shim and tells it in an event, which takes tenths of a second where the machine is busy.
@@ -182,7 +182,11 @@ impl Agent {
             (request.function.spec.format == Format::Default).then(|| CallEnvironment::new(&request));
         let lease = match self.shared.slots.acquire(&request.function, environment).await {
             Ok(lease) => lease,
-            Err(failure) => return Err(journal.failed(failure).into()),
+            Err(NoSlot::Refused(reason)) => {
+                journal.refused();
+                return Err(CallError::Refused { reason, request });
+            }
+            Err(NoSlot::Failed(failure)) => return Err(journal.failed(failure).into()),
         };
         let waited = asked.elapsed();
         if request.mode == CallMode::Detached {
