@@ -78,6 +78,7 @@ impl Agent {
     /// Starts an agent on the current runtime. Its driver has removed what an earlier life left behind.
     pub fn start(config: AgentConfig, driver: Arc<dyn Driver>, sink: RecordSink) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let images = driver.images();
         let (slots, report) = Slots::start(
             config.node,
             driver,
@@ -87,6 +88,7 @@ impl Agent {
             &tasks,
             stop.clone(),
         );
+        tasks.spawn(stop.clone().run_until_cancelled_owned(report_images(images, report.clone())));
         let shared = Shared {
             slots,
             limits: config.limits,
@@ -208,6 +210,21 @@ impl Agent {
             });
         }
         Ok(run_in(request, lease, journal, self.shared.limits, waited, running).await?)
+    }
+}
+
+/// Puts the images that are present into the node's reports.
+async fn report_images(mut images: watch::Receiver<Arc<[Arc<str>]>>, report: watch::Sender<Arc<NodeReport>>) {
+    while images.changed().await.is_ok() {
+        let images = Some(Arc::clone(&images.borrow_and_update()));
+        report.send_if_modified(|report| {
+            if report.images == images {
+                return false;
+            }
+            let sequence = report.sequence + 1;
+            *report = Arc::new(NodeReport { images, sequence, ..(**report).clone() });
+            true
+        });
     }
 }
 
