@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use kiln_shared::call::Failure;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -165,8 +166,10 @@ impl DockerDriver {
             };
             tasks.spawn(Arc::clone(&sandboxes).refill(maker, stop.clone()));
         }
+        let images = Arc::new(ImageStore::new(engine.clone(), images));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(images.watch()));
         let shared = Arc::new(Shared {
-            images: Arc::new(ImageStore::new(engine.clone(), images)),
+            images,
             runtime: Handle::current(),
             stop: stop.clone(),
             backing,
@@ -240,6 +243,10 @@ async fn engine_shares_mounts(config: &DockerConfig) -> io::Result<()> {
 impl Driver for DockerDriver {
     fn ensure_image<'a>(&'a self, image: &'a str) -> DriverFuture<'a, ()> {
         Box::pin(async move { self.shared.images.ensure(image).await.map(drop) })
+    }
+
+    fn images(&self) -> watch::Receiver<Arc<[Arc<str>]>> {
+        self.shared.images.present()
     }
 
     fn start(&self, plan: ContainerPlan) -> DriverFuture<'_, Container> {
