@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kiln_shared::call::Failure;
+use kiln_shared::ids::NodeId;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -62,6 +63,16 @@ pub enum ConnectError {
     )]
     InUse {
         /// The path.
+        path: PathBuf,
+    },
+    /// Another agent has this node's name.
+    #[error(
+        "another agent of this machine is called {node}, with its sockets in {path}; give this one a data folder and a name of its own"
+    )]
+    SameNode {
+        /// The name.
+        node: NodeId,
+        /// The other one's sockets.
         path: PathBuf,
     },
     /// What an earlier life left cannot be removed.
@@ -122,9 +133,13 @@ impl DockerDriver {
         let lock = claim_socket_root(&config).await?;
         let (engine, version) = Engine::connect(&config.host).await?;
         let identity = Identity::new(config.node.clone());
-        let removed = leftovers::remove_containers(&engine, &identity).await.map_err(|error| {
-            ConnectError::Leftovers { cause: explain(&error), label: identity.node_filter() }
-        })?;
+        let cannot_remove =
+            |error| ConnectError::Leftovers { cause: explain(&error), label: identity.node_filter() };
+        let twin = leftovers::living_twin(&engine, &identity, &config.iofs_path).await;
+        if let Some(path) = twin.map_err(cannot_remove)? {
+            return Err(ConnectError::SameNode { node: identity.node, path });
+        }
+        let removed = leftovers::remove_containers(&engine, &identity).await.map_err(cannot_remove)?;
         iofs::remove_leftovers(&config.iofs_path);
         leftovers::remove_dead_nodes(&engine, &identity).await;
         let backing = choose_backing(&config).await;
