@@ -17,5 +17,6 @@ pub mod mux;
 pub mod program;
 pub mod record;
 pub mod report;
+pub mod story;
 pub mod telemetry;
 pub mod token;

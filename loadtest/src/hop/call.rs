@@ -54,6 +54,7 @@ impl Call {
             headers,
             body: Body::Empty,
             received: Instant::now(),
+            placement: None,
         };
         Self { request, body: Bytes::from(vec![b'x'; body_bytes]) }
     }
