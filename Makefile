@@ -34,7 +34,7 @@ test: ## Run every test, those with real containers too
 test-fleet: ## Break a fleet of real processes under wrk's load (needs root)
 	@scripts/setup.sh fleet
 	cargo build --workspace --bins
-	cargo nextest run -p kiln-cli --test fleet --run-ignored all --no-capture
+	cargo nextest run -p kiln-cli --test fleet --run-ignored all --no-capture --no-fail-fast
 
 lint: ## Check formatting, lints and (if cargo-deny is installed) licences
 	cargo fmt --all --check

@@ -33,6 +33,7 @@ pub(crate) struct Fleet {
     /// Where load comes from.
     pub(crate) clients: Vec<Host>,
     pub(crate) client: Client,
+    /// The agents' names, and after them those of others that have been there.
     nodes: Vec<String>,
     // Last: what runs on it ends before.
     network: Network,
@@ -94,7 +95,7 @@ impl Fleet {
         fs::create_dir_all(&home).expect("a folder");
         let token = home.join("token");
         fs::write(&token, self.ok(&["node", "token", "--ca-dir", &self.ca()])).expect("a token");
-        let part = Part::new(host, home, "kiln-agent", self.agent_arguments_at(options));
+        let part = Part::new(host, home, "kiln-agent", self.agent_arguments(options));
         let joined = self.join(&part, &name);
         assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
         self.nodes.push(name);
@@ -110,7 +111,7 @@ impl Fleet {
         join.output().expect("runs")
     }
 
-    fn agent_arguments_at(&self, options: &[&str]) -> Vec<String> {
+    fn agent_arguments(&self, options: &[&str]) -> Vec<String> {
         let mut arguments = vec![
             format!("--listen=0.0.0.0:{CALLS_PORT}"),
             format!("--balancer={}", self.links().join(",")),
@@ -121,9 +122,11 @@ impl Fleet {
     }
 
     /// A further agent on a host of its own that has not joined.
-    pub(crate) fn stranger(&mut self, name: &str, options: &[&str]) -> Part {
-        let (host, home) = (self.network.host(), self.folder.path().join(name));
-        Part::new(host, home, "kiln-agent", self.agent_arguments_at(options))
+    pub(crate) fn stranger(&mut self, name: &str) -> Part {
+        let name = format!("{name}-{}", std::process::id());
+        let (host, home) = (self.network.host(), self.folder.path().join(&name));
+        self.nodes.push(name);
+        Part::new(host, home, "kiln-agent", self.agent_arguments(&[]))
     }
 
     /// The name of an agent's node.

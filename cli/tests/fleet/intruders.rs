@@ -38,12 +38,12 @@ async fn agents_that_are_not_let_in_are_told_why_and_disturb_nobody() {
     let function = fleet.deploy("fleet", &example("hello")).await;
     let outcomes = under_load(&mut fleet, &function, async |fleet| {
         // A certificate of another fleet.
-        let other = folder.path().join("other").display().to_string();
-        let identity = folder.path().join("identity");
+        let mut foreign = fleet.stranger("foreign");
+        let (other, identity) = (folder.path().join("other"), folder.path().join("identity"));
+        let (other, out) = (other.display().to_string(), identity.display().to_string());
+        let name = foreign.name();
         fleet.ok(&["ca", "init", "--ca-dir", &other]);
-        let out = identity.display().to_string();
-        fleet.ok(&["ca", "issue", "--ca-dir", &other, "--role", "agent", "--name", "foreign", "--out", &out]);
-        let mut foreign = fleet.stranger("foreign", &[]);
+        fleet.ok(&["ca", "issue", "--ca-dir", &other, "--role", "agent", "--name", &name, "--out", &out]);
         copy_identity(&identity, &foreign);
         foreign.begin();
         foreign.until_logged("no link to a balancer; trying again");
@@ -54,7 +54,7 @@ async fn agents_that_are_not_let_in_are_told_why_and_disturb_nobody() {
         let (ca, out) =
             (fleet.folder.path().join("ca").display().to_string(), identity.display().to_string());
         fleet.ok(&["ca", "issue", "--ca-dir", &ca, "--role", "balancer", "--name", "lb9", "--out", &out]);
-        let mut role = fleet.stranger("role", &[]);
+        let mut role = fleet.stranger("role");
         copy_identity(&identity, &role);
         role.begin();
         role.until_failed("balancer");

@@ -1,6 +1,8 @@
 //! Hosts on a network of the test's own: a namespace each, joined by a bridge in one more.
 
+use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Command;
 
 /// Everything is named after this and the test's process.
@@ -23,6 +25,7 @@ pub(crate) struct Host {
 impl Network {
     /// A network with the test itself on it.
     pub(crate) fn new() -> Self {
+        remove_dead();
         let id = std::process::id();
         let name = format!("{PREFIX}{id}");
         let subnet = (id % 250) as u8;
@@ -98,6 +101,18 @@ impl Host {
             let status =
                 self.command("iptables").args(["-w", what, chain, side, &address, "-j", "DROP"]).status();
             assert!(status.expect("iptables runs").success(), "iptables {what} {chain}");
+        }
+    }
+}
+
+/// Removes the networks of tests that were killed.
+fn remove_dead() {
+    for namespace in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = namespace.file_name().to_string_lossy().into_owned();
+        let id = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(id, _)| id);
+        if id.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            // Its interfaces go with it, also the one on this host. Another test may have come first.
+            drop(Command::new("ip").args(["netns", "del", &name]).output());
         }
     }
 }

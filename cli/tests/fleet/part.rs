@@ -92,6 +92,11 @@ impl Part {
         assert!(status.success(), "{status}:\n{}", self.log());
     }
 
+    /// What its folder is called: an agent's node.
+    pub(crate) fn name(&self) -> String {
+        self.folder.file_name().expect("a name").to_string_lossy().into_owned()
+    }
+
     /// Its data folder.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
