@@ -13,6 +13,7 @@ use kiln_agent::identity::{dial_socket, identity};
 use kiln_agent::link::{self, LinkConfig, Orders, Outbox, renew};
 use kiln_agent::node::NodeArgs;
 use kiln_agent::serve::Endpoint;
+use kiln_shared::address::{host_port, listen_address};
 use kiln_shared::call::CallHop;
 use kiln_shared::identity::{Role, client_config};
 use kiln_shared::ids::NodeId;
@@ -56,14 +57,15 @@ struct AgentArgs {
         env = "KILN_BALANCERS",
         value_name = "HOST:PORT",
         value_delimiter = ',',
+        value_parser = host_port,
         required = true
     )]
     balancers: Vec<String>,
     /// Address on which calls are taken
-    #[arg(long, env = "KILN_AGENT_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8081")]
+    #[arg(long, env = "KILN_AGENT_LISTEN", value_name = "ADDRESS:PORT", value_parser = listen_address, default_value = "127.0.0.1:8081")]
     listen: SocketAddr,
     /// Where balancers send calls [default: the address that this host's link comes from, and the port of --listen]
-    #[arg(long, env = "KILN_AGENT_ADVERTISE", value_name = "HOST:PORT")]
+    #[arg(long, env = "KILN_AGENT_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port)]
     advertise: Option<String>,
     /// Where this node stands; balancers prefer nodes of their own zone
     #[arg(long, env = "KILN_ZONE", value_name = "NAME")]

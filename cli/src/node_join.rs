@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use kiln_agent::identity::{dial_socket, join_fleet};
 use kiln_agent::node::node_id;
+use kiln_shared::address::host_port;
 use kiln_shared::identity::{IDENTITY_FILE, JoinToken};
 use kiln_shared::program::DataFolder;
 use serde_json::json;
@@ -29,6 +30,7 @@ pub struct JoinArgs {
         env = "KILN_BALANCERS",
         value_name = "HOST:PORT",
         value_delimiter = ',',
+        value_parser = host_port,
         required = true
     )]
     balancers: Vec<String>,

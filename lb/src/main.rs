@@ -10,6 +10,7 @@ use kiln_lb::balancer::{EdgeArgs, prepare};
 use kiln_lb::fleet_options::FleetArgs;
 use kiln_lb::forward::{Forwarder, PoolConfig};
 use kiln_lb::link::LinkArgs;
+use kiln_shared::address::listen_address;
 use kiln_shared::listen::Drained;
 use kiln_shared::program::{self, DataFolder, LogArgs, stop_on_signals};
 
@@ -28,7 +29,7 @@ Whoever reaches the port can deploy functions; put a firewall before it. SIGTERM
 )]
 struct BalancerArgs {
     /// Address of the API and of calls
-    #[arg(long, env = "KILN_LB_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "KILN_LB_LISTEN", value_name = "ADDRESS:PORT", value_parser = listen_address, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     #[command(flatten)]
     link: LinkArgs,

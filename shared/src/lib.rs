@@ -4,6 +4,7 @@
 //!
 //! Knows nothing of routing, SQL or Docker. A thing lives here only when two crates use it.
 
+pub mod address;
 pub mod body;
 pub mod call;
 pub mod contract;

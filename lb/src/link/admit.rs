@@ -1,13 +1,14 @@
 //! Whether an agent may be a node of this fleet. Pure.
 
 use jiff::Timestamp;
+use kiln_shared::address::host_port;
 use kiln_shared::identity::{CLOCK_DIFFERENCE_MAX, Peer};
 use kiln_shared::link::message::{CallsAt, Hello, PROTOCOL, Refused};
 
 use crate::fleet::Weight;
 
-/// Longest name, zone or address in bytes.
-const TEXT_BYTES_MAX: usize = 255;
+/// Longest zone in bytes.
+const ZONE_BYTES_MAX: usize = 255;
 
 /// Checks what an agent says of itself against its certificate and this balancer's time.
 pub(super) fn check(hello: &Hello, agent: &Peer, now: Timestamp) -> Result<(), Refused> {
@@ -34,19 +35,15 @@ pub(super) fn check(hello: &Hello, agent: &Peer, now: Timestamp) -> Result<(), R
     }
     match &hello.calls_at {
         CallsAt::Port(0) => return absurd("calls at port 0"),
-        CallsAt::Address(address) if !is_address(address) => return absurd("calls at what is no HOST:PORT"),
+        CallsAt::Address(address) if host_port(address).is_err() => {
+            return absurd("calls at what is no HOST:PORT");
+        }
         CallsAt::Port(_) | CallsAt::Address(_) => {}
     }
-    if hello.zone.as_ref().is_some_and(|zone| zone.is_empty() || zone.len() > TEXT_BYTES_MAX) {
+    if hello.zone.as_ref().is_some_and(|zone| zone.is_empty() || zone.len() > ZONE_BYTES_MAX) {
         return absurd("a zone without a name, or with one of more than 255 bytes");
     }
     Ok(())
-}
-
-fn is_address(text: &str) -> bool {
-    let port_is_good = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    let parts = text.rsplit_once(':');
-    text.len() <= TEXT_BYTES_MAX && parts.is_some_and(|(host, port)| !host.is_empty() && port_is_good(port))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use kiln_api::{Catalog, StoredBatches};
+use kiln_shared::address::{host_port, listen_address};
 use kiln_shared::identity::{CertificateAuthority, ClientAuth, Credentials, server_config};
 use kiln_shared::link::{JOIN_ALPN, LINK_ALPN, quic};
 use kiln_shared::program::DataFolder;
@@ -27,11 +28,11 @@ use crate::route::RouteReader;
 #[derive(Debug, Clone, Args)]
 pub struct LinkArgs {
     /// UDP address on which agents link up and join
-    #[arg(long, env = "KILN_LINK_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8082")]
+    #[arg(long, env = "KILN_LINK_LISTEN", value_name = "ADDRESS:PORT", value_parser = listen_address, default_value = "127.0.0.1:8082")]
     pub link_listen: SocketAddr,
     /// Where agents reach this balancer, for those who learn of it from another one [default: --link-listen, unless that is
     /// all of the machine's addresses]
-    #[arg(long, env = "KILN_LINK_ADVERTISE", value_name = "HOST:PORT")]
+    #[arg(long, env = "KILN_LINK_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port)]
     pub link_advertise: Option<String>,
     /// This balancer's name, for its first certificate; each has its own [default: the host's name]
     #[arg(long, env = "KILN_LB_NAME", value_name = "NAME")]

@@ -1,5 +1,6 @@
 //! Logs and metrics set-up, once per process.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -34,13 +35,16 @@ pub enum TelemetryError {
     Metrics(#[from] BuildError),
 }
 
-/// Sends the process's log to standard error.
+/// Sends the process's log to standard error, with colours if that is a terminal and `NO_COLOR` is not set.
 ///
 /// # Errors
 /// A bad level, or a second call in one process.
 pub fn start_logs(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(level).map_err(|_| TelemetryError::Level { level: level.to_owned() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
