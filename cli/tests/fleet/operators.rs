@@ -63,6 +63,27 @@ fn the_fleet_is_shown(fleet: &Fleet, warm: usize, function: &str) {
     assert!(top["scale"]["desired_nodes"].as_u64() >= Some(1), "{top}");
 }
 
+/// `kiln why`: of one call, and of a function's next.
+async fn a_call_is_explained(fleet: &Fleet, function: &str) {
+    let answer = fleet.client.post(fleet.url(1, &format!("/invoke/{function}"))).body("Kiln").send().await;
+    let answer = answer.expect("the balancer answers");
+    let call = answer.headers()["fn-call-id"].to_str().expect("text").to_owned();
+    // The record comes by way of the node, a moment after the call.
+    let is_kept = async |fleet: &Fleet| fleet.kiln(0, &["why", &call]).status.success();
+    fleet.until("the call's story is kept", is_kept).await;
+    let told = fleet.ok(&["why", &call]);
+    assert_eq!(line(&told, "Call")[1..4], [&call, "of", "fleet/f:"], "{told}");
+    let node = line(&told, "Node")[1];
+    assert!((0..fleet.agents.len()).any(|agent| fleet.node(agent) == node), "{told}");
+    for words in ["Reason", "lb2", "STAGE", "run", "total"] {
+        assert!(told.contains(words), "no {words:?} in:\n{told}");
+    }
+    let told = json(fleet, &["why", &call]);
+    assert_eq!((&told["call"]["id"], &told["function"]), (&Value::from(call), &Value::from("fleet/f")));
+    let next = json(fleet, &["why", "--function", "fleet/f"]);
+    assert_eq!((&next["fn_id"], &next["balancer"]), (&Value::from(function), &Value::from("lb1")), "{next}");
+}
+
 #[tokio::test]
 #[ignore = "takes the machine for itself, and root: make test-fleet"]
 async fn a_fleet_is_shown_as_it_works_and_a_drained_node_costs_no_call() {
@@ -77,6 +98,7 @@ async fn a_fleet_is_shown_as_it_works_and_a_drained_node_costs_no_call() {
     let outcomes = under_load(&mut fleet, &function, async |fleet| {
         victim = fleet.warm_agent().await;
         the_fleet_is_shown(fleet, victim, &function);
+        a_call_is_explained(fleet, &function).await;
         let name = fleet.node(victim).to_owned();
         let said = fleet.ok(&["node", "drain", &name, "--wait"]);
         assert_eq!(said, format!("{name} is drained: no calls, no containers.\n"));
