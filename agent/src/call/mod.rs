@@ -164,7 +164,26 @@ impl Agent {
         self.shared.tasks.wait().await;
     }
 
-    async fn run(&self, mut request: Box<CallRequest>) -> Result<CallResponse, CallError> {
+    /// Runs a call that came out of the queue. `give_up` ends its wait for a container with a refusal, but not its run;
+    /// `begun` is called between the two.
+    ///
+    /// # Errors
+    /// A refusal if it has not begun, else what went wrong.
+    pub(crate) async fn run_queued(
+        &self,
+        request: Box<CallRequest>,
+        give_up: &CancellationToken,
+        begun: impl FnOnce() + Send,
+    ) -> Result<CallResponse, CallError> {
+        self.run(request, Some(give_up), begun).await
+    }
+
+    async fn run(
+        &self,
+        mut request: Box<CallRequest>,
+        give_up: Option<&CancellationToken>,
+        begun: impl FnOnce() + Send,
+    ) -> Result<CallResponse, CallError> {
         let running = self.shared.calls.token();
         if self.is_draining() {
             return Err(CallError::Refused { reason: Refusal::Draining, request });
@@ -209,7 +228,7 @@ impl Agent {
 
 impl CallHop for Agent {
     fn call(&self, request: Box<CallRequest>) -> CallFuture<'_> {
-        Box::pin(self.run(request))
+        Box::pin(self.run(request, None, || ()))
     }
 }
 
