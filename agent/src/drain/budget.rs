@@ -26,18 +26,18 @@ pub struct Shares {
 
 /// Queued work that the node has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
+pub(super) struct Held {
     /// Messages, in whatever state.
-    pub messages: usize,
+    pub(super) messages: usize,
     /// Of these, the ones that wait for a container.
-    pub waiting: usize,
+    pub(super) waiting: usize,
     /// Memory of the containers of those that run, in MiB.
-    pub memory_mib: u64,
+    pub(super) memory_mib: u64,
 }
 
 /// What may be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Room {
+pub(super) enum Room {
     /// Nothing.
     None,
     /// Messages of functions that have a container here.
@@ -58,7 +58,7 @@ pub enum Room {
 
 impl Room {
     /// What may be taken on a node with this report that has `held` already.
-    pub fn of(report: &NodeReport, held: Held, shares: Shares) -> Self {
+    pub(super) fn of(report: &NodeReport, held: Held, shares: Shares) -> Self {
         let left = shares.messages_max.saturating_sub(held.messages);
         let waiting: usize = report.functions.iter().map(|function| function.waiting as usize).sum();
         if report.draining || left == 0 || waiting > held.waiting {

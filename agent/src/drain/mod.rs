@@ -29,7 +29,7 @@ const TAKE_WAIT: Duration = Duration::from_secs(20);
 /// How long ends of messages are gathered, to be told together.
 const GATHER: Duration = Duration::from_millis(2);
 /// Most ends that are told together.
-const TELL_MAX: usize = 256;
+const TELL_MAX: usize = 128;
 /// Pause after the queue was away or said that it failed.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 

@@ -9,8 +9,11 @@ mod commands;
 mod outbox;
 mod renew;
 mod session;
+mod work;
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,6 +36,8 @@ pub use self::outbox::Outbox;
 pub use self::renew::renew;
 pub use self::session::LinkError;
 use self::session::{Ends, ask, hand_records, open};
+use self::work::LinkedQueue;
+use crate::drain::Drain;
 
 /// Pause before a balancer is dialled again at an address at which it is another's double.
 const DOUBLE_PAUSE: Duration = Duration::from_secs(10);
@@ -149,12 +154,13 @@ pub fn start(
     dialer: Endpoint,
     reports: watch::Receiver<Arc<NodeReport>>,
     outbox: Outbox,
+    drain: Option<Drain>,
     commands: mpsc::Sender<Command>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Linked {
     let (balancers, lists) = mpsc::channel(LISTS_WAITING_MAX);
-    let ends = Ends { reports, outbox, commands, balancers, stop: stop.clone() };
+    let ends = Ends { reports, outbox, drain, commands, balancers, stop: stop.clone() };
     let linked = Linked::default();
     let keeper =
         Keeper { config: Arc::new(config), dialer, ends, linked: linked.clone(), tasks: tasks.clone() };
@@ -205,6 +211,14 @@ impl Keeper {
         self.tasks.spawn(link.keep());
         end
     }
+}
+
+/// Takes queued work from a balancer for as long as it is linked.
+async fn drain(drain: Option<&Drain>, balancer: &str, connection: &Connection) -> Infallible {
+    if let Some(drain) = drain {
+        drain.tap(balancer, &LinkedQueue(connection)).await;
+    }
+    pending().await
 }
 
 /// The link to one address.
@@ -275,6 +289,7 @@ impl Link {
         let ended = tokio::select! {
             ended = session.run(&self.ends) => ended,
             ended = hand_records(&connection, &self.ends.outbox) => ended,
+            never = drain(self.ends.drain.as_ref(), &balancer, &connection) => match never {},
         };
         if ended.is_ok() {
             // The goodbye has to arrive before the connection is closed.

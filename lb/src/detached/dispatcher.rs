@@ -84,6 +84,17 @@ impl Dispatcher {
         self.shared.reserve(&reserve, wait, &CancellationToken::new()).await
     }
 
+    /// Settles without telling destinations, for work that reached nobody.
+    ///
+    /// # Errors
+    /// As [`Queue::settle`].
+    pub(crate) async fn settle_plainly(
+        &self,
+        settlements: Vec<Settlement>,
+    ) -> Result<Vec<Settled>, QueueError> {
+        self.shared.queue.settle(settlements).await
+    }
+
     async fn take_work(
         &self,
         mut reserve: Reserve,

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Stands in the queue for what a balancer POSTs itself; no function has this id.
-pub static DELIVERIES: LazyLock<FunctionId> =
+pub(super) static DELIVERIES: LazyLock<FunctionId> =
     LazyLock::new(|| "0000000000KILNDELIVERIES00".parse().expect("26 letters and digits"));
 
 /// A POST is tried for about a day.
