@@ -17,16 +17,18 @@ use kiln_agent::container::{
     Container, ContainerControl, ContainerPlan, Driver, DriverFuture, Exit, Output, OutputSource,
     StartStages, Transport,
 };
+use kiln_agent::slots::SlotsConfig;
 use kiln_shared::body::BodyError;
-use kiln_shared::call::Failure;
+use kiln_shared::call::{CallError, CallHop as _, Failure, Refusal};
+use kiln_shared::contract::Limits;
 use kiln_shared::function::{Format, Function, FunctionSpec};
 use kiln_shared::record::CallStatus;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::process::{ChildStdin, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use support::calls::Caller;
-use support::spec;
+use support::calls::{Caller, request};
+use support::{eventually, spec};
 
 /// Containers are processes of this machine that run the function's image as a shell script.
 #[derive(Default)]
@@ -262,4 +264,41 @@ async fn a_default_container_that_fails_without_output_gets_its_caller_502() {
     let node = node();
     let failure = node.caller.call(&function(Format::Default, SOON, "exit 3"), "x").await.unwrap_err();
     assert_eq!((failure.status, failure.message.as_ref()), (502, "container exit code 3"));
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_too_long_or_finds_the_queue_full_is_refused_whole_and_leaves_no_record() {
+    let driver = Arc::new(Processes::default());
+    // Room for one container, and for one who waits for it.
+    let slots = SlotsConfig {
+        waiting_calls_max: 1,
+        wait_timeout: Duration::from_millis(300),
+        ..SlotsConfig::for_node(64, 2)
+    };
+    let mut caller = Caller::with(Arc::<Processes>::clone(&driver), slots, Limits::default());
+    let function = function(Format::Http, SOON, "cat >/dev/null");
+    let agent = caller.agent.clone();
+    let running = tokio::spawn({
+        let request = request(&function, "one".into());
+        async move { agent.call(Box::new(request)).await }
+    });
+    eventually("the container is busy", async || {
+        caller.agent.reports().borrow().functions.iter().any(|function| function.busy == 1)
+    })
+    .await;
+    let refused = async |text: &'static str| {
+        let answer = caller.agent.call(Box::new(request(&function, text.into()))).await;
+        let Err(CallError::Refused { reason, request }) = answer else { panic!("{answer:?}") };
+        (reason, request.body.collect(100).await.expect("the body"))
+    };
+    // The first waits in vain, the second finds it waiting.
+    let (waited, turned_away) = tokio::join!(biased; refused("two"), refused("three"));
+    assert_eq!(waited, (Refusal::Busy, Bytes::from("two")));
+    assert_eq!(turned_away, (Refusal::Busy, Bytes::from("three")));
+    running.abort();
+    assert!(running.await.is_err_and(|error| error.is_cancelled()));
+    // A record is sent before its call is over, and only the call that ran had one.
+    caller.agent.close().await;
+    assert_eq!(driver.started.load(Ordering::Relaxed), 1);
+    assert_eq!(caller.records_left().len(), 1);
 }

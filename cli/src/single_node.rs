@@ -10,6 +10,7 @@ use anyhow::Result;
 use kiln_agent::node::{NodeArgs, node_id};
 use kiln_lb::balancer::{EdgeArgs, prepare};
 use kiln_lb::fleet::{Address, NodeConfig};
+use kiln_lb::fleet_options::FleetSettings;
 use kiln_lb::forward::Forwarder;
 use kiln_shared::listen::Drained;
 use kiln_shared::program::DataFolder;
@@ -40,7 +41,7 @@ pub async fn run(
 ) -> Result<Drained> {
     let folder = DataFolder::open(&options.data_dir)?;
     let grace = options.edge.grace();
-    let prepared = prepare(options.edge, options.listen, &folder).await?;
+    let prepared = prepare(options.edge, FleetSettings::default(), options.listen, &folder).await?;
     let node = node_id(&folder)?;
     let agent = options.node.start(&folder, node.clone(), prepared.records()).await?;
     let member = NodeConfig { id: node, address: Address::Local, weight: None, zone: None };

@@ -20,10 +20,12 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Admin};
 use crate::edge::{Affinity, Edge, EdgeConfig};
 use crate::fleet::{Fleet, FleetConfig, LivenessPolicy, NodeConfig, PlacementPolicy, PolicyName};
+use crate::fleet_options::FleetSettings;
 use crate::forward::Forwarder;
 use crate::link::PreparedLink;
 use crate::nodes::Nodes;
 use crate::route::{disk, follow, follow_with_copy};
+use crate::scale_hook::ScaleHook;
 
 /// How long agents of a balancer's earlier life may take to notice that it is gone, and to link up with this one.
 const NODES_WITHIN: Duration = Duration::from_secs(5);
@@ -70,11 +72,11 @@ impl EdgeArgs {
         Duration::from_secs(self.grace_seconds)
     }
 
-    fn fleet_config(&self) -> FleetConfig {
+    fn fleet_config(&self, fleet: FleetConfig) -> FleetConfig {
         FleetConfig {
             liveness: LivenessPolicy::of_beat(BEAT),
-            placement: PlacementPolicy { name: self.placement, ..PlacementPolicy::default() },
-            ..FleetConfig::default()
+            placement: PlacementPolicy { name: self.placement, ..fleet.placement },
+            ..fleet
         }
     }
 
@@ -93,6 +95,7 @@ impl EdgeArgs {
 #[derive(Debug)]
 pub struct Prepared {
     args: EdgeArgs,
+    fleet: FleetSettings,
     listeners: Listeners,
     catalog: Catalog,
     /// Where the catalog's copy is, if its database can be away.
@@ -120,7 +123,12 @@ pub struct Balancer {
 ///
 /// # Errors
 /// What is in the way, with the remedy.
-pub async fn prepare(args: EdgeArgs, listen: SocketAddr, folder: &DataFolder) -> Result<Prepared> {
+pub async fn prepare(
+    args: EdgeArgs,
+    fleet: FleetSettings,
+    listen: SocketAddr,
+    folder: &DataFolder,
+) -> Result<Prepared> {
     let listeners = bind(listen, args.workers.unwrap_or_else(workers_default))?;
     let metrics = telemetry::start_metrics()?;
     let url = match &args.db_url {
@@ -139,7 +147,7 @@ pub async fn prepare(args: EdgeArgs, listen: SocketAddr, folder: &DataFolder) ->
         stopped.cancelled().await;
         upkeep.abort();
     });
-    Ok(Prepared { args, listeners, catalog, copy, metrics, records, batches, tasks, stop })
+    Ok(Prepared { args, fleet, listeners, catalog, copy, metrics, records, batches, tasks, stop })
 }
 
 impl Prepared {
@@ -158,20 +166,37 @@ impl Prepared {
         forwarder: Forwarder,
         link: Option<PreparedLink>,
     ) -> Result<Balancer> {
-        let Self { args, listeners, catalog, copy, metrics, records: _, batches, tasks, stop } = self;
+        let Self {
+            args,
+            fleet: settings,
+            listeners,
+            catalog,
+            copy,
+            metrics,
+            records: _,
+            batches,
+            tasks,
+            stop,
+        } = self;
         let (followed, route_task) = match copy {
             Some(copy) => follow_with_copy(catalog.clone(), copy).await?,
             None => follow(catalog.clone()).await?,
         };
         tasks.spawn(route_task.run(stop.clone()));
-        let mut fleet = Fleet::new(args.fleet_config(), Instant::now());
+        let mut fleet = Fleet::new(args.fleet_config(settings.config), Instant::now());
         fleet.set_members(members, Instant::now());
         let view = fleet.reader();
         let nodes = Nodes::keep(fleet, &tasks, &stop);
         let balancer = link.as_ref().map_or_else(|| "local".to_owned(), PreparedLink::name);
         let nodes_within = if link.is_some() { NODES_WITHIN } else { Duration::ZERO };
         if let Some(link) = link {
-            link.serve(nodes.clone(), batches, followed.routes.clone(), catalog.clone(), &tasks, &stop);
+            let speaks =
+                link.serve(nodes.clone(), batches, followed.routes.clone(), catalog.clone(), &tasks, &stop);
+            if let Some(hook) = settings.hook {
+                let hook = ScaleHook::new(hook, balancer.clone(), nodes.clone(), speaks)
+                    .context("the scale webhook cannot be used")?;
+                tasks.spawn(stop.clone().run_until_cancelled_owned(hook.run()));
+            }
         }
         let api = kiln_api::router(ApiState {
             public_url: args.public_url.clone(),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use kiln_lb::balancer::{EdgeArgs, prepare};
+use kiln_lb::fleet_options::FleetArgs;
 use kiln_lb::forward::{Forwarder, PoolConfig};
 use kiln_lb::link::LinkArgs;
 use kiln_shared::listen::Drained;
@@ -38,6 +39,8 @@ struct BalancerArgs {
     edge: EdgeArgs,
     #[command(flatten)]
     log: LogArgs,
+    #[command(flatten)]
+    fleet: FleetArgs,
 }
 
 fn main() -> ExitCode {
@@ -47,10 +50,11 @@ fn main() -> ExitCode {
 
 async fn serve(args: BalancerArgs) -> Result<()> {
     args.log.start()?;
+    let fleet = args.fleet.settings()?;
     let folder = DataFolder::open(&args.data_dir)?;
     let link = args.link.prepare(&folder)?;
     let link_address = link.address()?;
-    let prepared = prepare(args.edge, args.listen, &folder).await?;
+    let prepared = prepare(args.edge, fleet, args.listen, &folder).await?;
     let forwarder = Forwarder::remote(link.credentials(), PoolConfig::default());
     let balancer = prepared.serve([], forwarder, Some(link)).await?;
     let stop = stop_on_signals()?;

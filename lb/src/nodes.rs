@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fleet::scale::{ScalePolicy, ScaleSignal, Scaler};
+use crate::fleet::scale::{ScaleSignal, Scaler};
 use crate::fleet::{Address, Fleet, Heard, NodeConfig, NodeDetail, NodeState, Weight};
 
 /// News that may wait to be applied.
@@ -158,13 +158,14 @@ impl Nodes {
     /// Keeps `fleet` from now on, until `stop`.
     pub fn keep(fleet: Fleet, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
         let (requests, waiting) = mpsc::channel(NEWS_WAITING_MAX);
+        let scaler = Scaler::new(fleet.config().scale);
         let keeper = Keeper {
             fleet,
             links: HashMap::new(),
             next_link: 0,
             coming: Coming::default(),
             requests: requests.downgrade(),
-            scaler: Scaler::new(ScalePolicy::default()),
+            scaler,
             scale: None,
         };
         tasks.spawn(keeper.run(waiting, stop.clone()));

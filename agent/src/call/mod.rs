@@ -27,7 +27,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::record::Journal;
 use crate::container::Driver;
-use crate::slots::{Lease, Slots, SlotsConfig};
+use crate::slots::{Lease, NoSlot, Slots, SlotsConfig};
 
 /// How long the word how a container ended may take after its connection or output did. The engine learns of it by
 /// way of the container's shim and tells it in an event, which takes tenths of a second where the machine is busy.
@@ -78,6 +78,7 @@ impl Agent {
     /// Starts an agent on the current runtime. Its driver has removed what an earlier life left behind.
     pub fn start(config: AgentConfig, driver: Arc<dyn Driver>, sink: RecordSink) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let images = driver.images();
         let (slots, report) = Slots::start(
             config.node,
             driver,
@@ -87,6 +88,7 @@ impl Agent {
             &tasks,
             stop.clone(),
         );
+        tasks.spawn(stop.clone().run_until_cancelled_owned(report_images(images, report.clone())));
         let shared = Shared {
             slots,
             limits: config.limits,
@@ -201,7 +203,11 @@ impl Agent {
             (request.function.spec.format == Format::Default).then(|| CallEnvironment::new(&request));
         let lease = match self.shared.slots.acquire(&request.function, environment).await {
             Ok(lease) => lease,
-            Err(failure) => return Err(journal.failed(failure).into()),
+            Err(NoSlot::Refused(reason)) => {
+                journal.refused();
+                return Err(CallError::Refused { reason, request });
+            }
+            Err(NoSlot::Failed(failure)) => return Err(journal.failed(failure).into()),
         };
         let waited = asked.elapsed();
         if request.mode == CallMode::Detached {
@@ -223,6 +229,21 @@ impl Agent {
             });
         }
         Ok(run_in(request, lease, journal, self.shared.limits, waited, running).await?)
+    }
+}
+
+/// Puts the images that are present into the node's reports.
+async fn report_images(mut images: watch::Receiver<Arc<[Arc<str>]>>, report: watch::Sender<Arc<NodeReport>>) {
+    while images.changed().await.is_ok() {
+        let images = Some(Arc::clone(&images.borrow_and_update()));
+        report.send_if_modified(|report| {
+            if report.images == images {
+                return false;
+            }
+            let sequence = report.sequence + 1;
+            *report = Arc::new(NodeReport { images, sequence, ..(**report).clone() });
+            true
+        });
     }
 }
 

@@ -58,6 +58,11 @@ impl Journal {
         failure
     }
 
+    /// The call was refused and may run elsewhere: nothing is left of it here.
+    pub(super) fn refused(mut self) {
+        self.record = None;
+    }
+
     fn end(&mut self, status: CallStatus, error: Option<String>) {
         if let Some(mut record) = self.record.take() {
             record.status = status;

@@ -61,6 +61,12 @@ pub(crate) fn lock_dead_root(root: &Path) -> Option<File> {
     try_lock(file).ok().flatten()
 }
 
+/// True while another process uses that root.
+pub(crate) fn is_in_use(root: &Path) -> bool {
+    let file = File::options().write(true).open(root.join(LOCK_NAME));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 fn try_lock(file: File) -> io::Result<Option<File>> {
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),

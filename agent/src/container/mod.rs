@@ -134,6 +134,12 @@ pub trait Driver: Send + Sync + 'static {
     /// The registry's message and 4xx status or 502; 504 after the pull timeout; 400 for a volume.
     fn ensure_image<'a>(&'a self, image: &'a str) -> DriverFuture<'a, ()>;
 
+    /// References of the images that are on this node, sorted, as they change: what balancers are told. None, unless the
+    /// driver knows.
+    fn images(&self) -> watch::Receiver<Arc<[Arc<str>]>> {
+        watch::channel(Arc::default()).1
+    }
+
     /// Makes and starts a container and returns when it is ready: with [`Transport::Socket`] when the socket is
     /// there, with [`Transport::Pipes`] when the process runs. Dropping the future leaves nothing behind.
     ///

@@ -1,6 +1,7 @@
 //! Images: what their names mean, who may pull them, and having them on this node.
 
 mod login;
+mod present;
 mod reference;
 mod store;
 

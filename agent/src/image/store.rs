@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::login::RegistryLogins;
+use super::present::{PresentImages, References};
 use super::reference::{self, Reference};
 use crate::container::docker::ImageVolumes;
 use crate::container::docker::engine::{Engine, explain, status};
@@ -49,6 +50,7 @@ pub(crate) struct ImageStore {
     runtime: Handle,
     tasks: TaskTracker,
     known: Mutex<Known>,
+    present: Arc<PresentImages>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +65,18 @@ impl ImageStore {
     /// On the current runtime.
     pub(crate) fn new(engine: Engine, config: ImageStoreConfig) -> Self {
         let (runtime, tasks) = (Handle::current(), TaskTracker::new());
-        Self { engine, config, runtime, tasks, known: Mutex::default() }
+        let present = Arc::new(PresentImages::new());
+        Self { engine, config, runtime, tasks, known: Mutex::default(), present }
+    }
+
+    /// References of the images that are here, as they change while [`Self::watch`] runs.
+    pub(crate) fn present(&self) -> watch::Receiver<References> {
+        self.present.subscribe()
+    }
+
+    /// Follows what comes and goes, for as long as it is polled.
+    pub(crate) fn watch(&self) -> impl Future<Output = ()> + Send + use<> {
+        Arc::clone(&self.present).watch(self.engine.clone())
     }
 
     /// Makes sure that `image` is here and may run. A pull goes on for the others when one caller leaves.
@@ -105,6 +118,7 @@ impl ImageStore {
                 known.flights.remove(&image);
                 known.good.retain(|_, at| at.elapsed() < GOOD_FOR);
                 if outcome.is_ok() {
+                    store.present.found(&image);
                     known.good.insert(image, Instant::now());
                 }
                 landed.send_replace(Some(outcome));

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use kiln_shared::call::Failure;
+use kiln_shared::call::{Failure, Refusal};
 use kiln_shared::contract::Limits;
 use kiln_shared::contract::environment::CallEnvironment;
 use kiln_shared::contract::pipe::is_blank;
@@ -45,7 +45,7 @@ pub struct SlotsConfig {
     pub starts_max: usize,
     /// Most callers that wait for one function.
     pub waiting_calls_max: usize,
-    /// Longest wait for a slot; then 503.
+    /// Longest wait for a slot; then the call is refused.
     pub wait_timeout: Duration,
     /// An idle container is frozen after this long; zero never freezes.
     pub freeze_after: Duration,
@@ -144,6 +144,15 @@ impl Slot {
             }
         }
     }
+}
+
+/// Why a caller has no container.
+#[derive(Debug)]
+pub(crate) enum NoSlot {
+    /// This node has none for it, another one may.
+    Refused(Refusal),
+    /// The node is too small, or what the start said.
+    Failed(Failure),
 }
 
 /// A caller who waits for a slot.
@@ -420,15 +429,16 @@ impl Slots {
     /// format `default` it is one that is started with `environment` for this call alone.
     ///
     /// # Errors
-    /// 400 if the node is too small, 503 when the wait takes too long, or what the start said.
+    /// A refusal when too many wait already, the wait takes too long or the agent stops; 400 if the node is too small, or
+    /// what the start said.
     pub(crate) async fn acquire(
         &self,
         function: &Arc<Function>,
         environment: Option<CallEnvironment>,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<Lease, NoSlot> {
         let pool = self.pool(function);
         if !Ledger::new(self.total()).could_ever_fit(pool.demand) {
-            return Err(Failure::cannot_fit());
+            return Err(NoSlot::Failed(Failure::cannot_fit()));
         }
         let deadline = tokio::time::Instant::now() + self.shared.config.wait_timeout;
         loop {
@@ -440,7 +450,7 @@ impl Slots {
                         Err(Lease { slot: Some(slot), pool: Arc::clone(&pool), since: now, touched: false })
                     }
                     None if queue.waiting() >= self.shared.config.waiting_calls_max => {
-                        return Err(Failure::busy());
+                        return Err(NoSlot::Refused(Refusal::Busy));
                     }
                     None => {
                         let (sender, waiting) = oneshot::channel();
@@ -457,9 +467,9 @@ impl Slots {
                 Ok((waiting, urgent)) => {
                     pool.want(urgent);
                     match tokio::time::timeout_at(deadline, waiting).await {
-                        Ok(Ok(granted)) => granted?,
-                        Ok(Err(_stopped)) => return Err(Failure::busy()),
-                        Err(_elapsed) => return Err(Failure::busy()),
+                        Ok(Ok(granted)) => granted.map_err(NoSlot::Failed)?,
+                        Ok(Err(_stopped)) => return Err(NoSlot::Refused(Refusal::Draining)),
+                        Err(_elapsed) => return Err(NoSlot::Refused(Refusal::Busy)),
                     }
                 }
             };

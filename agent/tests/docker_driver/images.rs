@@ -11,9 +11,11 @@ use kiln_agent::container::docker::ImageVolumes;
 use kiln_agent::container::{Driver, Transport};
 use kiln_agent::image::RegistryLogins;
 use kiln_shared::call::FailureKind;
+use kiln_shared::function::Function;
 use kiln_shared::ids::Id;
 
-use crate::support::{docker, image, plan, spec};
+use crate::agent::Agent;
+use crate::support::{docker, eventually, image, plan, spec};
 use crate::{ask, node, node_with};
 
 /// `ann:secret`, as htpasswd keeps it (bcrypt) and as Docker's configuration does (base64).
@@ -240,6 +242,52 @@ async fn an_image_removed_behind_the_drivers_back_is_pulled_again() {
     let container = node.driver.start(plan(spec(&reference, "phony"), Transport::Socket)).await.unwrap();
     assert_eq!(ask(&container, "hello").await, "hello");
     node.close_with([container]).await;
+}
+
+#[tokio::test]
+async fn reports_list_the_images_that_are_present_as_they_were_asked_for() {
+    let registry = Registry::start(Access::Open);
+    let tag = unique("listed");
+    let reference = registry.push(&tag);
+    let untag = Untag(reference.clone());
+    let agent = Agent::start().await;
+    let reports = agent.caller.agent.reports();
+    let reported = |reference: &str| {
+        let images = reports.borrow().images.clone().unwrap_or_default();
+        images.iter().any(|image| image.as_ref() == reference)
+    };
+    eventually("images that were there before are listed", async || reported(&image("function"))).await;
+    assert!(!reported(&reference), "it is in the registry alone");
+
+    // Pulled for a call: without a tag, as deployed.
+    let function = Arc::new(Function::new(spec(&reference, "phony")));
+    assert_eq!(agent.caller.text(&function, "hello").await, "hello");
+    eventually("what was pulled is listed", async || {
+        reported(&reference) && reported(&format!("{reference}:latest"))
+    })
+    .await;
+
+    // By other hands: a new name, and by digest as the engine has it.
+    let named = format!("{tag}:named");
+    docker(&["tag", &reference, &named]);
+    let renamed = Untag(named.clone());
+    eventually("another name is listed", async || reported(&named)).await;
+    let digest = docker(&["inspect", "--format", "{{index .RepoDigests 0}}", &reference]);
+    assert!(reported(digest.trim()), "{digest}");
+    let pinned = format!("{reference}:1{}", &digest.trim()[digest.find('@').unwrap()..]);
+    agent.node.driver.ensure_image(&pinned).await.unwrap();
+    eventually("a tag with a digest is listed as it was asked for", async || reported(&pinned)).await;
+
+    drop(renamed);
+    eventually("a name that is gone is not listed", async || !reported(&named)).await;
+    agent.caller.agent.evict(function.spec.id, function.revision);
+    eventually("its container is gone", async || agent.node.containers().is_empty()).await;
+    drop(untag);
+    eventually("what was removed is not listed", async || {
+        !reported(&reference) && !reported(&pinned) && !reported(digest.trim())
+    })
+    .await;
+    agent.close().await;
 }
 
 #[tokio::test]

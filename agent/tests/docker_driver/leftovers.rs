@@ -127,6 +127,18 @@ async fn a_second_driver_on_the_same_directory_is_refused() {
     node.close_with([container]).await;
 }
 
+/// As by a copy of a data folder: it would take the other one's containers for leftovers.
+#[tokio::test]
+async fn a_second_driver_of_the_same_name_is_refused_while_the_first_one_lives() {
+    let node = node().await;
+    let container = node.start("phony").await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let error = DockerDriver::connect(config(&node.id, &elsewhere)).await.unwrap_err();
+    assert!(matches!(&error, ConnectError::SameNode { node: same, .. } if *same == node.id), "{error}");
+    assert_eq!(node.containers(), [container.name.as_str()]);
+    node.close_with([container]).await;
+}
+
 #[tokio::test]
 async fn without_docker_the_error_names_the_socket_and_the_remedy() {
     let (id, directory) = (node_id(), tempfile::tempdir().unwrap());

@@ -71,6 +71,13 @@ impl Caller {
         records
     }
 
+    /// The records of all calls that ended and were not looked at yet.
+    pub(crate) fn records_left(&mut self) -> Vec<CallRecord> {
+        let left = std::iter::from_fn(|| self.records.try_recv().ok());
+        left.filter_map(|record| if let Record::Call(record) = record { Some(record) } else { None })
+            .collect()
+    }
+
     /// Waits until the log has `text`.
     pub(crate) async fn logged(&mut self, text: &str) {
         let mut log = String::new();

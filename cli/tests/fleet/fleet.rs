@@ -1,18 +1,16 @@
-//! Two balancers and four agents as processes, each on a host of its own.
+//! Balancers and agents as processes, each on a host of its own, and what is asked of them.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::images::docker;
 use crate::network::{Host, Network};
+use crate::part::{Part, built};
 
 /// Longest wait for what takes a moment on a machine that has nothing else to do.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -20,81 +18,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 const API_PORT: u16 = 8080;
+const CALLS_PORT: u16 = 8081;
 const LINK_PORT: u16 = 8082;
 
-/// A program of the fleet: what it is started with, and its process while it lives.
-pub(crate) struct Part {
-    pub(crate) host: Host,
-    folder: PathBuf,
-    program: PathBuf,
-    arguments: Vec<String>,
-    child: Option<Child>,
-}
-
-impl Part {
-    fn new(host: Host, folder: PathBuf, program: &str, arguments: Vec<String>) -> Self {
-        fs::create_dir_all(&folder).expect("a folder");
-        Self { host, folder, program: built(program), arguments, child: None }
-    }
-
-    /// Starts it and waits until it says that it takes calls.
-    pub(crate) fn start(&mut self) {
-        assert!(self.child.is_none(), "it lives already");
-        let log = File::create(self.log_file()).expect("a log");
-        let mut command = self.host.command(&self.program);
-        command
-            .args(&self.arguments)
-            .args(["--log-format", "json", "--data-dir"])
-            .arg(self.folder.join("data"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.child = Some(command.spawn().expect("starts"));
-        let deadline = Instant::now() + PATIENCE;
-        while !self.log().contains(" takes calls; ") {
-            let ended = self.child.as_mut().expect("was started").try_wait().expect("is ours");
-            assert!(ended.is_none() && Instant::now() < deadline, "it takes no calls:\n{}", self.log());
-            std::thread::sleep(LOOK_EVERY);
-        }
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("it lives");
-        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it lives");
-    }
-
-    /// Kills it at once.
-    pub(crate) fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
-        self.child.take().expect("it lived").wait().expect("it is ours");
-    }
-
-    /// Lets it end by itself.
-    pub(crate) fn stop(&mut self) {
-        self.signal(Signal::SIGTERM);
-        let status = self.child.take().expect("it lived").wait().expect("it is ours");
-        assert!(status.success(), "{status}:\n{}", self.log());
-    }
-
-    fn log_file(&self) -> PathBuf {
-        self.folder.join("log")
-    }
-
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.log_file()).unwrap_or_default()
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("== {}\n{}", self.folder.display(), self.log());
-        }
-        if let Some(mut child) = self.child.take() {
-            // A stopped process is killed all the same; it is gone if that fails.
-            drop(child.kill());
-            drop(child.wait());
-        }
-    }
-}
+/// Memory of each node for containers, MiB: room for eight of the tests' functions.
+pub(crate) const NODE_MIB: u64 = 512;
+/// Memory of a function, MiB.
+pub(crate) const FUNCTION_MIB: u64 = 64;
 
 /// The fleet.
 pub(crate) struct Fleet {
@@ -110,68 +40,90 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// Starts so many balancers on one database, and agents of two containers' room each.
+    /// Starts so many balancers on one database, and agents.
     pub(crate) async fn start(balancers: usize, agents: usize, database: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut network = Network::new();
-        let ca = folder.path().join("ca").display().to_string();
-        kiln(&["ca", "init", "--ca-dir", &ca]);
-        let mut parts = Vec::new();
+        let client = Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+        let mut fleet = Self {
+            balancers: Vec::new(),
+            agents: Vec::new(),
+            clients: Vec::new(),
+            client,
+            nodes: Vec::new(),
+            network: Network::new(),
+            folder: tempfile::tempdir().expect("a folder"),
+        };
+        fleet.ok(&["ca", "init", "--ca-dir", &fleet.ca()]);
         for number in 1..=balancers {
-            let host = network.host();
+            let host = fleet.network.host();
             let arguments = [
                 format!("--listen={}:{API_PORT}", host.address),
                 format!("--link-listen={}:{LINK_PORT}", host.address),
                 format!("--name=lb{number}"),
-                format!("--ca-dir={ca}"),
+                format!("--ca-dir={}", fleet.ca()),
                 format!("--db-url={database}"),
             ];
-            let mut part =
-                Part::new(host, folder.path().join(format!("lb{number}")), "kiln-lb", arguments.to_vec());
+            let folder = fleet.folder.path().join(format!("lb{number}"));
+            let mut part = Part::new(host, folder, "kiln-lb", arguments.to_vec());
             part.start();
-            parts.push(part);
+            fleet.balancers.push(part);
+            fleet.clients.push(fleet.network.host());
         }
-        let links: Vec<String> =
-            parts.iter().map(|part| format!("{}:{LINK_PORT}", part.host.address)).collect();
-        let clients = (0..balancers).map(|_| network.host()).collect();
-        let client = Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
-        let mut fleet = Self {
-            balancers: parts,
-            agents: Vec::new(),
-            clients,
-            client,
-            nodes: Vec::new(),
-            network,
-            folder,
-        };
         for number in 1..=agents {
-            let host = fleet.network.host();
-            let name = format!("node{number}-{}", std::process::id());
-            let home = fleet.folder.path().join(&name);
-            fs::create_dir_all(&home).expect("a folder");
-            let token = home.join("token");
-            fs::write(&token, kiln(&["node", "token", "--ca-dir", &ca])).expect("a token");
-            let data = home.join("data").display().to_string();
-            // Joining asks a balancer, which is on the network.
-            let mut join = host.command(built("kiln"));
-            join.args(["node", "join", "--name", &name, "--data-dir", &data, "--balancer", &links[0]]);
-            join.arg("--token-file").arg(&token);
-            let joined = join.output().expect("runs");
-            assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
-            let arguments = [
-                format!("--listen={}:8081", host.address),
-                format!("--balancer={}", links.join(",")),
-                "--memory-mib=512".to_owned(),
-            ];
-            let mut part = Part::new(host, home, "kiln-agent", arguments.to_vec());
-            part.start();
-            fleet.agents.push(part);
-            fleet.nodes.push(name);
+            let mut agent = fleet.joined(&format!("node{number}"), &[]);
+            agent.start();
+            fleet.agents.push(agent);
         }
-        for balancer in 0..balancers {
-            fleet.until("all nodes are up", async |fleet| fleet.up(balancer).await == agents).await;
-        }
+        fleet.until_all_up("all nodes are up").await;
         fleet
+    }
+
+    fn ca(&self) -> String {
+        self.folder.path().join("ca").display().to_string()
+    }
+
+    /// The balancers' link addresses.
+    pub(crate) fn links(&self) -> Vec<String> {
+        self.balancers.iter().map(|part| format!("{}:{LINK_PORT}", part.host.address)).collect()
+    }
+
+    /// An agent on a host of its own that has joined the fleet, not started yet.
+    pub(crate) fn joined(&mut self, name: &str, options: &[&str]) -> Part {
+        let host = self.network.host();
+        let name = format!("{name}-{}", std::process::id());
+        let home = self.folder.path().join(&name);
+        fs::create_dir_all(&home).expect("a folder");
+        let token = home.join("token");
+        fs::write(&token, self.ok(&["node", "token", "--ca-dir", &self.ca()])).expect("a token");
+        let part = Part::new(host, home, "kiln-agent", self.agent_arguments_at(options));
+        let joined = self.join(&part, &name);
+        assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+        self.nodes.push(name);
+        part
+    }
+
+    /// Lets an agent join with the token that lies in its folder.
+    pub(crate) fn join(&self, agent: &Part, name: &str) -> Output {
+        // Joining asks a balancer, which is on the network.
+        let mut join = agent.host.command(built("kiln"));
+        join.args(["node", "join", "--name", name, "--balancer", &self.links()[0], "--data-dir"]);
+        join.arg(agent.data()).arg("--token-file").arg(agent.data().with_file_name("token"));
+        join.output().expect("runs")
+    }
+
+    fn agent_arguments_at(&self, options: &[&str]) -> Vec<String> {
+        let mut arguments = vec![
+            format!("--listen=0.0.0.0:{CALLS_PORT}"),
+            format!("--balancer={}", self.links().join(",")),
+            format!("--memory-mib={NODE_MIB}"),
+        ];
+        arguments.extend(options.iter().map(|&option| option.to_owned()));
+        arguments
+    }
+
+    /// A further agent on a host of its own that has not joined.
+    pub(crate) fn stranger(&mut self, name: &str, options: &[&str]) -> Part {
+        let (host, home) = (self.network.host(), self.folder.path().join(name));
+        Part::new(host, home, "kiln-agent", self.agent_arguments_at(options))
     }
 
     /// The name of an agent's node.
@@ -183,6 +135,29 @@ impl Fleet {
         format!("http://{}:{API_PORT}{path}", self.balancers[balancer].host.address)
     }
 
+    /// A path of an agent that anybody may ask.
+    pub(crate) async fn status(&self, agent: usize, path: &str) -> Response {
+        let url = format!("http://{}:{CALLS_PORT}{path}", self.agents[agent].host.address);
+        self.client.get(url).send().await.expect("the agent answers")
+    }
+
+    /// Runs `kiln` for a user of a balancer.
+    pub(crate) fn kiln(&self, balancer: usize, arguments: &[&str]) -> Output {
+        let mut command = Command::new(built("kiln"));
+        command.args(arguments).env("HOME", self.folder.path());
+        if balancer < self.balancers.len() {
+            command.env("FN_API_URL", self.url(balancer, ""));
+        }
+        command.output().expect("runs")
+    }
+
+    /// What `kiln` prints for a user of the first balancer.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.kiln(0, arguments);
+        assert!(output.status.success(), "kiln {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
     /// Waits until `holds`; how long that took.
     pub(crate) async fn until(&self, what: &str, holds: impl AsyncFn(&Self) -> bool) -> Duration {
         let begun = Instant::now();
@@ -191,6 +166,13 @@ impl Fleet {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         begun.elapsed()
+    }
+
+    /// Waits until every balancer gives calls to every agent.
+    pub(crate) async fn until_all_up(&self, what: &str) {
+        for balancer in 0..self.balancers.len() {
+            self.until(what, async |fleet| fleet.up(balancer).await == fleet.agents.len()).await;
+        }
     }
 
     /// A balancer's nodes; none if it does not answer.
@@ -214,6 +196,13 @@ impl Fleet {
         self.nodes(balancer).await.iter().filter(|node| node["state"] == "up").count()
     }
 
+    /// The agent with the most containers: load goes there.
+    pub(crate) async fn warm_agent(&self) -> usize {
+        let nodes = self.nodes(0).await;
+        let busiest = nodes.iter().max_by_key(|node| node["containers"].as_u64()).expect("nodes");
+        (0..self.agents.len()).find(|&agent| busiest["id"] == self.node(agent)).expect("an agent's node")
+    }
+
     pub(crate) async fn api(
         &self,
         balancer: usize,
@@ -227,21 +216,29 @@ impl Fleet {
         (status, answer.json().await.unwrap_or_default())
     }
 
-    /// Makes an app with one function and returns the function's id, which every balancer knows then.
+    /// Makes an app with one function by a balancer and returns the function's id.
+    pub(crate) async fn create(&self, balancer: usize, app: &str, image: &str) -> String {
+        let (status, made) = self.api(balancer, Method::POST, "/v2/apps", &json!({ "name": app })).await;
+        assert_eq!(status, StatusCode::OK, "{made}");
+        let function = json!({ "app_id": made["id"], "name": "f", "image": image, "memory": FUNCTION_MIB });
+        let (status, made) = self.api(balancer, Method::POST, "/v2/fns", &function).await;
+        assert_eq!(status, StatusCode::OK, "{made}");
+        made["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The same, until every balancer takes calls to it.
     pub(crate) async fn deploy(&self, app: &str, image: &str) -> String {
-        let (status, made) = self.api(0, Method::POST, "/v2/apps", &json!({ "name": app })).await;
-        assert_eq!(status, StatusCode::OK, "{made}");
-        let function = json!({ "app_id": made["id"], "name": "f", "image": image, "memory": 64 });
-        let (status, made) = self.api(0, Method::POST, "/v2/fns", &function).await;
-        assert_eq!(status, StatusCode::OK, "{made}");
-        let id = made["id"].as_str().expect("an id").to_owned();
+        let id = self.create(0, app, image).await;
         for balancer in 0..self.balancers.len() {
-            self.until("the function can be called", async |fleet| {
-                fleet.invoke(balancer, &id).await == Some(StatusCode::OK)
-            })
-            .await;
+            self.until_callable(balancer, &id).await;
         }
         id
+    }
+
+    /// Waits until a function can be called; how long that took.
+    pub(crate) async fn until_callable(&self, balancer: usize, function: &str) -> Duration {
+        let called = async |fleet: &Self| fleet.invoke(balancer, function).await == Some(StatusCode::OK);
+        self.until("the function can be called", called).await
     }
 
     /// Calls a function; `None` if the balancer does not answer.
@@ -251,12 +248,36 @@ impl Fleet {
     }
 
     /// A metric of a balancer, summed over the label sets that contain `labels`.
-    pub(crate) async fn metric(&self, balancer: usize, name: &str, labels: &str) -> f64 {
+    pub(crate) async fn metric(&self, balancer: usize, name: &str, labels: &str) -> u64 {
         let answer = self.client.get(self.url(balancer, "/metrics")).send().await.expect("answers");
-        let text = answer.text().await.expect("text");
-        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(labels));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        sum(&answer.text().await.expect("text"), name, labels)
     }
+
+    /// The same of all agents together.
+    pub(crate) async fn agents_metric(&self, name: &str, labels: &str) -> u64 {
+        let mut all = 0;
+        for agent in 0..self.agents.len() {
+            all += sum(&self.status(agent, "/metrics").await.text().await.expect("text"), name, labels);
+        }
+        all
+    }
+
+    /// Ids of an agent's containers that functions run in, running or not, as the engine knows them.
+    pub(crate) fn containers(&self, agent: usize) -> Vec<String> {
+        let label = format!("label=kiln.node={}", self.node(agent));
+        let role = "label=kiln.role=function";
+        let ids = docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &label, "--filter", role]);
+        ids.lines().map(str::to_owned).collect()
+    }
+}
+
+/// The metric `name`, a count, in Prometheus' text, summed over the label sets that contain `labels`.
+fn sum(text: &str, name: &str, labels: &str) -> u64 {
+    let lines = text.lines().filter(|line| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(labels)
+    });
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
 }
 
 impl Drop for Fleet {
@@ -273,17 +294,4 @@ impl Drop for Fleet {
             }
         }
     }
-}
-
-/// A program of the workspace's build.
-fn built(name: &str) -> PathBuf {
-    let path = Path::new(assert_cmd::cargo::cargo_bin!("kiln")).with_file_name(name);
-    assert!(path.exists(), "{} is missing: build it with `cargo build --workspace`", path.display());
-    path
-}
-
-fn kiln(arguments: &[&str]) -> String {
-    let output = Command::new(built("kiln")).args(arguments).output().expect("runs");
-    assert!(output.status.success(), "kiln {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
 }

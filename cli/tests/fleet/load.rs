@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::fleet::Fleet;
 use crate::network::Host;
 
 /// Posts, and ends with one line that programs can read.
@@ -22,8 +24,43 @@ end
 /// Longer than any scenario.
 const SECONDS_MAX: u32 = 600;
 
+/// Calls in flight per balancer.
+pub(crate) const CONNECTIONS: usize = 8;
+/// How long load runs before and after something breaks.
+pub(crate) const SETTLE: Duration = Duration::from_secs(2);
+
+/// Runs load on every balancer while `during` goes on; what each load came to.
+pub(crate) async fn under_load(
+    fleet: &mut Fleet,
+    function: &str,
+    during: impl AsyncFnOnce(&mut Fleet),
+) -> Vec<Outcome> {
+    let script = fleet.folder.path().join("post.lua");
+    // Before any wrk reads it.
+    std::fs::write(&script, SCRIPT).expect("a script");
+    let loads: Vec<Load> = (0..fleet.balancers.len())
+        .map(|balancer| {
+            let url = fleet.url(balancer, &format!("/invoke/{function}"));
+            Load::start(&fleet.clients[balancer], &script, &url)
+        })
+        .collect();
+    tokio::time::sleep(SETTLE).await;
+    during(fleet).await;
+    tokio::time::sleep(SETTLE).await;
+    loads.into_iter().map(Load::end).collect()
+}
+
+/// Prints what a scenario came to.
+pub(crate) fn tell(what: &str, took: Duration, outcomes: &[Outcome]) {
+    let requests: u64 = outcomes.iter().map(|outcome| outcome.requests).sum();
+    let lost: u64 = outcomes.iter().map(|outcome| outcome.status_errors).sum();
+    let p99: Vec<String> =
+        outcomes.iter().map(|outcome| format!("{:.1} ms", outcome.p99_micros as f64 / 1000.0)).collect();
+    println!("{what}: {took:.0?}; {requests} answers, {lost} of them errors, p99 {}", p99.join(" and "));
+}
+
 /// A running wrk; killed when it is dropped.
-pub(crate) struct Load {
+struct Load {
     child: Child,
 }
 
@@ -49,6 +86,11 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// No answer was wrong or late; connections may have broken, as those of a balancer that ends do.
+    pub(crate) fn answers_are_clean(&self) -> bool {
+        self.status_errors + self.timeouts == 0
+    }
+
     /// Nothing went wrong.
     pub(crate) fn is_clean(&self) -> bool {
         let errors =
@@ -58,13 +100,11 @@ impl Outcome {
 }
 
 impl Load {
-    /// Calls `url` from `host` over so many connections until [`Self::end`].
-    pub(crate) fn start(host: &Host, folder: &Path, url: &str, connections: usize) -> Self {
-        let script = folder.join("post.lua");
-        std::fs::write(&script, SCRIPT).expect("a script");
+    /// Calls `url` from `host` over [`CONNECTIONS`] connections until [`Self::end`].
+    fn start(host: &Host, script: &Path, url: &str) -> Self {
         let child = host
             .command("wrk")
-            .args(["-t", "1", "-c", &connections.to_string(), "-d", &format!("{SECONDS_MAX}s")])
+            .args(["-t", "1", "-c", &CONNECTIONS.to_string(), "-d", &format!("{SECONDS_MAX}s")])
             .args(["--timeout", "60s", "-s"])
             .arg(script)
             .arg(url)
@@ -77,7 +117,7 @@ impl Load {
     }
 
     /// Ends it and says what it came to.
-    pub(crate) fn end(mut self) -> Outcome {
+    fn end(mut self) -> Outcome {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).expect("wrk lives");
         let mut text = String::new();
         let mut out = self.child.stdout.take().expect("is piped");

@@ -3,8 +3,16 @@
 
 #[path = "../../../agent/tests/support/images.rs"]
 mod images;
+#[path = "../../../api/tests/api/postgres/server.rs"]
+mod postgres;
 
+mod alone;
 mod broken;
+mod crowd;
+mod database;
 mod fleet;
+mod intruders;
 mod load;
 mod network;
+mod operators;
+mod part;

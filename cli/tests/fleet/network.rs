@@ -73,9 +73,10 @@ impl Drop for Network {
 }
 
 impl Host {
-    /// A command that sees this host's network, and everything else of the machine.
+    /// A command that sees this host's network, and everything else of the machine. It ends with the test.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "nsenter"]);
         command.arg(format!("--net=/run/netns/{}", self.namespace)).arg(program);
         command
     }

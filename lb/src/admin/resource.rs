@@ -10,7 +10,6 @@ use crate::fleet::{Address, NodeDetail};
 pub(super) fn node(detail: &NodeDetail) -> NodeResource {
     let sum = |of: fn(&crate::fleet::FunctionDetail) -> u32| detail.functions.iter().map(of).sum::<u32>();
     let containers = sum(|function| function.ready);
-    let is_drained = is_empty(detail) && containers == 0;
     NodeResource {
         id: detail.id.to_string(),
         address: match &detail.address {
@@ -18,7 +17,7 @@ pub(super) fn node(detail: &NodeDetail) -> NodeResource {
             Address::Remote(address) => address.to_string(),
         },
         zone: detail.zone.as_deref().map(str::to_owned),
-        state: if is_drained { "drained" } else { detail.state.as_str() }.to_owned(),
+        state: if is_empty(detail) { "drained" } else { detail.state.as_str() }.to_owned(),
         reason: detail.reason.to_owned(),
         state_seconds: detail.state_for.as_secs_f64(),
         heard_seconds_ago: detail.heard_ago.map(|ago| ago.as_secs_f64()),

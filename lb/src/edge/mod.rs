@@ -272,6 +272,8 @@ impl Edge {
                 }
             };
             match next {
+                // A node that let it wait for so long has had the time that it may wait.
+                Next::OtherNode if self.is_late(received) => return Err(attempts.failure()),
                 Next::SameNode | Next::OtherNode => {}
                 Next::Wait(reason) => wait = Some(reason),
                 Next::GiveUp(failure) => return Err(failure),

@@ -75,6 +75,12 @@ impl Edge {
         })
     }
 
+    /// True if a call that arrived at `received` may not wait any longer, here or on a node.
+    pub(super) fn is_late(&self, received: Instant) -> bool {
+        let wait_max = self.config.wait_max;
+        !wait_max.is_zero() && received.elapsed() >= wait_max
+    }
+
     /// True while nodes may still be on their way to a balancer that has just started: those of its earlier life have
     /// to notice first that it is gone.
     fn is_young(&self) -> bool {

@@ -21,6 +21,7 @@ use super::node::{Address, NodeSerial};
 use super::placement::PlacementPolicy;
 use super::ring::{Ring, Weight};
 use super::room::WaitingRoom;
+use super::scale::ScalePolicy;
 use super::standing::NodeState;
 use super::view::{FleetReader, MeanLoad, Members, View};
 use super::waiting::WaitingLimits;
@@ -54,6 +55,8 @@ pub struct FleetConfig {
     pub placement: PlacementPolicy,
     /// How many calls may wait for a place.
     pub waiting: WaitingLimits,
+    /// How the number of nodes that are wanted follows what is used.
+    pub scale: ScalePolicy,
 }
 
 impl Default for FleetConfig {
@@ -65,6 +68,7 @@ impl Default for FleetConfig {
             zone: None,
             placement: PlacementPolicy::default(),
             waiting: WaitingLimits::default(),
+            scale: ScalePolicy::default(),
         }
     }
 }
@@ -156,6 +160,11 @@ impl Fleet {
     /// A reader for one worker.
     pub fn reader(&self) -> FleetReader {
         FleetReader::new(Arc::clone(&self.current), Arc::clone(&self.room))
+    }
+
+    /// How it is watched and used.
+    pub fn config(&self) -> &FleetConfig {
+        &self.config
     }
 
     /// The view that readers see now.

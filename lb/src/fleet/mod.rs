@@ -21,6 +21,7 @@ pub mod retry;
 pub mod ring;
 pub mod room;
 pub mod scale;
+pub mod scale_news;
 pub mod seat;
 pub mod slots;
 pub mod standing;

@@ -166,7 +166,8 @@ impl Attempts {
         self.refusals < REFUSALS_MAX && (self.any_busy || self.any_unreachable)
     }
 
-    fn failure(&self) -> Failure {
+    /// The failure of a call that is given up after refusals.
+    pub fn failure(&self) -> Failure {
         let tries = self.tried.len();
         match (self.any_busy, self.any_unreachable, self.any_ignorant) {
             (false, false, true) => {

@@ -55,9 +55,8 @@ impl Usage {
     /// Adds up what nodes report. Nodes that are draining, suspect, ejected or down are not there to be used; memory of
     /// idle containers is free.
     pub fn of(details: &[NodeDetail], waiting: usize) -> Self {
-        let up = details.iter().filter(|node| node.state == NodeState::Up && node.ejected.is_none());
         let (mut nodes, mut by_memory, mut by_calls) = (0_usize, 0.0, 0.0);
-        for node in up {
+        for node in in_use(details) {
             nodes += 1;
             if let (Some(total), Some(free)) = (node.memory_total_mib, node.memory_free_mib) {
                 by_memory += (total as f64 - free as f64) / total as f64;
@@ -70,6 +69,11 @@ impl Usage {
     }
 }
 
+/// Nodes that take calls.
+fn in_use(details: &[NodeDetail]) -> impl Iterator<Item = &NodeDetail> {
+    details.iter().filter(|node| node.state == NodeState::Up && node.ejected.is_none())
+}
+
 /// What the fleet should be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScaleSignal {
@@ -79,6 +83,12 @@ pub struct ScaleSignal {
     pub nodes: usize,
     /// Share of them that is used.
     pub utilisation: f64,
+    /// What is used more with each second, in nodes of the mean size; below 0 if it is less.
+    pub trend: f64,
+    /// Memory that containers could still have on nodes that take calls, in MiB, idle ones counted as free.
+    pub memory_free_mib: u64,
+    /// Calls that wait for a place at this balancer.
+    pub waiting: usize,
     /// Why.
     pub reason: ScaleReason,
     /// The node to drain first, if fewer are wanted; gone only when it is reported empty.
@@ -146,6 +156,11 @@ impl Scaler {
             nodes_wanted,
             nodes: usage.nodes,
             utilisation: usage.nodes_used / usage.nodes.max(1) as f64,
+            trend: self.trend,
+            memory_free_mib: in_use(details)
+                .filter_map(|node| u64::try_from(node.memory_free_mib?).ok())
+                .fold(0, u64::saturating_add),
+            waiting,
             reason,
             drain_first: if fewer { cheapest_to_lose(details).map(|node| node.id.clone()) } else { None },
         }
@@ -199,17 +214,20 @@ impl Scaler {
 
 /// The node whose loss costs the fewest containers: one that drains already, else the one with the fewest warm and
 /// starting ones, then the fewest calls.
-pub fn cheapest_to_lose(details: &[NodeDetail]) -> Option<&NodeDetail> {
-    let containers = |node: &NodeDetail| -> u64 {
-        node.functions.iter().map(|of| u64::from(of.ready) + u64::from(of.starting)).sum()
-    };
-    let candidates = details.iter().filter(|node| matches!(node.state, NodeState::Up | NodeState::Draining));
+pub fn cheapest_to_lose<'a>(details: impl IntoIterator<Item = &'a NodeDetail>) -> Option<&'a NodeDetail> {
+    let candidates =
+        details.into_iter().filter(|node| matches!(node.state, NodeState::Up | NodeState::Draining));
     candidates.min_by_key(|node| (node.state != NodeState::Draining, containers(node), node.calls))
+}
+
+fn containers(node: &NodeDetail) -> u64 {
+    node.functions.iter().map(|of| u64::from(of.ready) + u64::from(of.starting)).sum()
 }
 
 /// True if nothing of a drained node is used any more, so that it may be taken away.
 pub fn is_empty(node: &NodeDetail) -> bool {
-    node.state == NodeState::Draining && node.calls == 0 && node.own_calls == 0
+    let has_calls = node.calls > 0 || node.own_calls > 0;
+    node.state == NodeState::Draining && !has_calls && containers(node) == 0
 }
 
 #[cfg(test)]

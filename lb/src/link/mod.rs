@@ -136,8 +136,11 @@ impl LinkServer {
                     Ok(stream) => stream,
                     Err(error) => {
                         // The state stream ends too and says that the node is lost; it must not be cut off in that.
-                        drop(timeout(ENDING_TIMEOUT, state_ended(&mut streams)).await);
-                        break Ended::Broken(error.into());
+                        // An agent that was refused may be gone before its stream knows.
+                        break match timeout(ENDING_TIMEOUT, state_ended(&mut streams)).await {
+                            Ok(Some(ended @ (Ended::Refused(_) | Ended::Goodbye))) => ended,
+                            Ok(_) | Err(_) => Ended::Broken(error.into()),
+                        };
                     }
                 },
                 Some(ended) = streams.join_next() => match ended {
@@ -177,9 +180,15 @@ impl LinkServer {
     }
 }
 
-/// Waits until the state stream has ended, or all have.
-async fn state_ended(streams: &mut JoinSet<Option<Ended>>) {
-    while let Some(Ok(None)) = streams.join_next().await {}
+/// Waits until the state stream has ended, or all have; how the state stream did.
+async fn state_ended(streams: &mut JoinSet<Option<Ended>>) -> Option<Ended> {
+    loop {
+        match streams.join_next().await? {
+            Ok(Some(ended)) => return Some(ended),
+            Ok(None) => {}
+            Err(error) => return Some(Ended::Broken(error.into())),
+        }
+    }
 }
 
 /// The protocol that the peer has asked for (ALPN).

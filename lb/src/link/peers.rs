@@ -22,6 +22,9 @@ pub(super) struct Peers {
     /// Where agents reach this one; `None` if it does not know that.
     pub(super) address: Option<String>,
     pub(super) known: watch::Sender<Vec<String>>,
+    /// Whether this one is the first of all by name: it alone says what need be said once for the fleet. True until the
+    /// catalog tells of others.
+    pub(super) is_first: watch::Sender<bool>,
 }
 
 impl Peers {
@@ -29,7 +32,8 @@ impl Peers {
     pub(super) async fn keep(self, stop: CancellationToken) {
         loop {
             match self.look().await {
-                Ok(addresses) => {
+                Ok((addresses, is_first)) => {
+                    self.is_first.send_replace(is_first);
                     self.known.send_if_modified(|known| {
                         let is_news = *known != addresses;
                         *known = addresses;
@@ -46,12 +50,13 @@ impl Peers {
         drop(tokio::time::timeout(FORGET_TIMEOUT, self.catalog.forget_balancer(&self.name)).await);
     }
 
-    async fn look(&self) -> Result<Vec<String>, kiln_api::StoreError> {
+    async fn look(&self) -> Result<(Vec<String>, bool), kiln_api::StoreError> {
         let now = Timestamp::now();
         if let Some(address) = &self.address {
             self.catalog.announce_balancer(&self.name, address, now).await?;
         }
         let balancers = self.catalog.balancers(now - SEEN_WITHIN).await?;
-        Ok(balancers.into_iter().map(|balancer| balancer.link_address).collect())
+        let is_first = balancers.iter().all(|balancer| balancer.name >= self.name);
+        Ok((balancers.into_iter().map(|balancer| balancer.link_address).collect(), is_first))
     }
 }

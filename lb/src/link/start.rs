@@ -107,7 +107,7 @@ impl PreparedLink {
         &self.credentials
     }
 
-    /// Serves agents until `stop`.
+    /// Serves agents until `stop`. Whether this balancer is the one of all that share the catalog that speaks for the fleet.
     pub fn serve(
         self,
         nodes: Nodes,
@@ -116,7 +116,7 @@ impl PreparedLink {
         catalog: Catalog,
         tasks: &TaskTracker,
         stop: &CancellationToken,
-    ) {
+    ) -> watch::Receiver<bool> {
         let Self { endpoint, credentials, authority, advertise } = self;
         tasks.spawn(credentials.clone().watch(stop.clone()));
         if let Some(authority) = &authority {
@@ -124,11 +124,13 @@ impl PreparedLink {
             tasks.spawn(stop.clone().run_until_cancelled_owned(renewing));
         }
         let (known, balancers) = watch::channel(Vec::new());
+        let (is_first, speaks) = watch::channel(true);
         let peers = Peers {
             catalog: catalog.clone(),
             name: credentials.current().peer().name().to_owned(),
             address: advertise,
             known,
+            is_first,
         };
         tasks.spawn(peers.keep(stop.clone()));
         let server = LinkServer {
@@ -139,5 +141,6 @@ impl PreparedLink {
             registrar: authority.map(|authority| Registrar::new(authority, catalog)),
         };
         server.serve(endpoint, tasks, stop);
+        speaks
     }
 }

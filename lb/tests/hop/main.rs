@@ -3,6 +3,7 @@
 #[path = "../support/fed.rs"]
 mod fed;
 
+mod full;
 mod multiplexed;
 mod relay;
 mod remote;

@@ -101,15 +101,15 @@ impl Agent {
 
     /// One that lets its calls end for so long when it is dropped.
     pub(crate) fn start_with(address: SocketAddr, node: &Arc<Node>, grace: Duration) -> Self {
+        Self::start_as(NODE, address, node.clone(), grace)
+    }
+
+    /// The agent of the node `name`, in front of anything that takes calls.
+    pub(crate) fn start_as(name: &str, address: SocketAddr, hop: Arc<dyn CallHop>, grace: Duration) -> Self {
         let listeners = bind(address, 1).expect("a free port");
         let address = listeners.address();
-        let hop: Arc<dyn CallHop> = node.clone();
-        let endpoint = Arc::new(Endpoint::new(
-            hop,
-            &credentials(fleet(), Role::Agent, NODE),
-            Linked::default(),
-            metrics(),
-        ));
+        let credentials = credentials(fleet(), Role::Agent, name);
+        let endpoint = Arc::new(Endpoint::new(hop, &credentials, Linked::default(), metrics()));
         let stop = CancellationToken::new();
         let workers = endpoint.serve(listeners, &stop, grace).expect("serves");
         Self { address, stop, workers: Some(workers) }
@@ -126,7 +126,7 @@ impl Drop for Agent {
     }
 }
 
-fn metrics() -> MetricsHandle {
+pub(crate) fn metrics() -> MetricsHandle {
     static METRICS: OnceLock<MetricsHandle> = OnceLock::new();
     METRICS.get_or_init(|| start_metrics().expect("once a process")).clone()
 }

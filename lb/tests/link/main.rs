@@ -6,4 +6,5 @@ mod joining;
 mod membership;
 mod records;
 mod refusals;
+mod scale;
 mod support;

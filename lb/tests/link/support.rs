@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use kiln_agent::link::{self, LinkConfig, Linked, Outbox};
 use kiln_api::{Catalog, RecordWriter, Retention};
-use kiln_lb::fleet::{Fleet, LivenessPolicy, NodeState, View};
+use kiln_lb::fleet::{Fleet, FleetConfig, NodeState, View};
 use kiln_lb::link::LinkArgs;
 use kiln_lb::nodes::Nodes;
 use kiln_lb::route::follow;
@@ -44,6 +44,8 @@ pub(crate) struct Balancer {
     pub(crate) nodes: Nodes,
     pub(crate) catalog: Catalog,
     pub(crate) fleet: kiln_lb::fleet::FleetReader,
+    /// Whether it is the one that speaks for the fleet.
+    pub(crate) speaks: watch::Receiver<bool>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -54,15 +56,28 @@ impl Balancer {
     }
 
     pub(crate) async fn start_at(authority: &Authority, name: &str, address: SocketAddr) -> Self {
-        Self::start_with(authority, name, address, &format!("data-{name}")).await
+        Self::start_with(authority, name, address, &format!("data-{name}"), FleetConfig::default()).await
     }
 
     /// With a catalog that others use too.
     pub(crate) async fn start_sharing(authority: &Authority, name: &str, catalog: &str) -> Self {
-        Self::start_with(authority, name, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), catalog).await
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::start_with(authority, name, any, catalog, FleetConfig::default()).await
     }
 
-    async fn start_with(authority: &Authority, name: &str, address: SocketAddr, catalog: &str) -> Self {
+    /// Whose fleet is watched as this says.
+    pub(crate) async fn start_watching(authority: &Authority, name: &str, fleet: FleetConfig) -> Self {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::start_with(authority, name, any, &format!("data-{name}"), fleet).await
+    }
+
+    async fn start_with(
+        authority: &Authority,
+        name: &str,
+        address: SocketAddr,
+        catalog: &str,
+        fleet: FleetConfig,
+    ) -> Self {
         let folder = authority.path(catalog);
         let catalog = open_catalog(&folder).await;
         let args = LinkArgs {
@@ -76,7 +91,7 @@ impl Balancer {
         let link = args.prepare(&data).expect("prepares");
         drop(data);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let fleet = Fleet::new(LivenessPolicy::default(), Instant::now());
+        let fleet = Fleet::new(fleet, Instant::now());
         let reader = fleet.reader();
         let nodes = Nodes::keep(fleet, &tasks, &stop);
         let (followed, _) = follow(catalog.clone()).await.expect("reads");
@@ -84,8 +99,8 @@ impl Balancer {
         let (_, waiting) = RecordSink::bounded(8);
         tasks.spawn(writer.run(waiting, stop.clone()));
         let address = link.address().expect("is bound");
-        link.serve(nodes.clone(), batches, followed.routes, catalog.clone(), &tasks, &stop);
-        Self { address, nodes, catalog, fleet: reader, tasks, stop }
+        let speaks = link.serve(nodes.clone(), batches, followed.routes, catalog.clone(), &tasks, &stop);
+        Self { address, nodes, catalog, fleet: reader, speaks, tasks, stop }
     }
 
     pub(crate) fn view<T>(&self, look: impl FnOnce(&View) -> T) -> T {

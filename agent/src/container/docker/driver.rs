@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kiln_shared::call::Failure;
+use kiln_shared::ids::NodeId;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -61,6 +63,16 @@ pub enum ConnectError {
     )]
     InUse {
         /// The path.
+        path: PathBuf,
+    },
+    /// Another agent has this node's name.
+    #[error(
+        "another agent of this machine is called {node}, with its sockets in {path}; give this one a data folder and a name of its own"
+    )]
+    SameNode {
+        /// The name.
+        node: NodeId,
+        /// The other one's sockets.
         path: PathBuf,
     },
     /// What an earlier life left cannot be removed.
@@ -121,9 +133,13 @@ impl DockerDriver {
         let lock = claim_socket_root(&config).await?;
         let (engine, version) = Engine::connect(&config.host).await?;
         let identity = Identity::new(config.node.clone());
-        let removed = leftovers::remove_containers(&engine, &identity).await.map_err(|error| {
-            ConnectError::Leftovers { cause: explain(&error), label: identity.node_filter() }
-        })?;
+        let cannot_remove =
+            |error| ConnectError::Leftovers { cause: explain(&error), label: identity.node_filter() };
+        let twin = leftovers::living_twin(&engine, &identity, &config.iofs_path).await;
+        if let Some(path) = twin.map_err(cannot_remove)? {
+            return Err(ConnectError::SameNode { node: identity.node, path });
+        }
+        let removed = leftovers::remove_containers(&engine, &identity).await.map_err(cannot_remove)?;
         iofs::remove_leftovers(&config.iofs_path);
         leftovers::remove_dead_nodes(&engine, &identity).await;
         let backing = choose_backing(&config).await;
@@ -165,8 +181,10 @@ impl DockerDriver {
             };
             tasks.spawn(Arc::clone(&sandboxes).refill(maker, stop.clone()));
         }
+        let images = Arc::new(ImageStore::new(engine.clone(), images));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(images.watch()));
         let shared = Arc::new(Shared {
-            images: Arc::new(ImageStore::new(engine.clone(), images)),
+            images,
             runtime: Handle::current(),
             stop: stop.clone(),
             backing,
@@ -240,6 +258,10 @@ async fn engine_shares_mounts(config: &DockerConfig) -> io::Result<()> {
 impl Driver for DockerDriver {
     fn ensure_image<'a>(&'a self, image: &'a str) -> DriverFuture<'a, ()> {
         Box::pin(async move { self.shared.images.ensure(image).await.map(drop) })
+    }
+
+    fn images(&self) -> watch::Receiver<Arc<[Arc<str>]>> {
+        self.shared.images.present()
     }
 
     fn start(&self, plan: ContainerPlan) -> DriverFuture<'_, Container> {

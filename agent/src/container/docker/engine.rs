@@ -10,13 +10,13 @@ use bollard::container::AttachContainerResults;
 use bollard::errors::Error;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerSummary, EventMessage, ImageInspect,
-    NetworkCreateRequest, NetworkInspect,
+    ImageSummary, NetworkCreateRequest, NetworkInspect,
 };
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
     EventsOptionsBuilder, InspectContainerOptions, InspectNetworkOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
-    StartContainerOptions,
+    ListContainersOptionsBuilder, ListImagesOptions, ListNetworksOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -153,6 +153,21 @@ impl Engine {
 
     pub(crate) async fn inspect_image(&self, image: &str) -> Result<ImageInspect, Error> {
         timed("image_inspect", self.docker.inspect_image(image)).await
+    }
+
+    /// All images that have a name, or are no part of another.
+    pub(crate) async fn list_images(&self) -> Result<Vec<ImageSummary>, Error> {
+        timed("image_list", self.docker.list_images(None::<ListImagesOptions>)).await
+    }
+
+    /// Tells each time that an image came, went or got another name, from `since` (seconds of the Unix epoch) on.
+    pub(crate) fn image_changes(&self, since: u64) -> impl Stream<Item = Result<(), Error>> + Send + use<> {
+        let filters = HashMap::from([
+            ("type", vec!["image"]),
+            ("event", vec!["pull", "tag", "untag", "delete", "import", "load"]),
+        ]);
+        let options = EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
+        self.docker.events(Some(options)).map(|event| event.map(drop))
     }
 
     /// Pulls `repository` at `tag` (a tag or `sha256:...`) to the end.

@@ -3,7 +3,7 @@
 //! A node is dead when its socket root is on this machine and nobody holds the root's lock. Whoever clears up
 //! after it holds that lock meanwhile.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::errors::Error;
@@ -22,6 +22,20 @@ const REMOVALS_MAX: usize = 4;
 /// that when it is busy.
 const STRAGGLER_WAITS: [Duration; 3] =
     [Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(50)];
+
+/// The socket root of another agent that lives on this machine under the name of this node, as a copied data folder
+/// makes one: its containers are no leftovers.
+pub(super) async fn living_twin(
+    engine: &Engine,
+    identity: &Identity,
+    own_root: &Path,
+) -> Result<Option<PathBuf>, Error> {
+    let own_root = own_root.canonicalize().ok();
+    let networks = engine.list_networks(&identity.node_filter()).await?;
+    let mut roots =
+        networks.into_iter().filter_map(|network| network.labels?.remove(ROOT)).map(PathBuf::from);
+    Ok(roots.find(|root| root.canonicalize().ok() != own_root && iofs::is_in_use(root)))
+}
 
 /// Removes the containers of this node that another instance made. Returns how many there were.
 pub(super) async fn remove_containers(engine: &Engine, identity: &Identity) -> Result<usize, Error> {

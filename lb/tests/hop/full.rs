@@ -1,0 +1,152 @@
+//! Nodes that are full, from a caller's side: the next node answers, and a caller is told only when none can.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kiln_agent::container::{Container, ContainerPlan, Driver, DriverFuture};
+use kiln_agent::slots::SlotsConfig;
+use kiln_agent::{Agent as NodeAgent, AgentConfig};
+use kiln_api::{ApiState, Catalog};
+use kiln_lb::edge::{Edge, EdgeConfig};
+use kiln_lb::fleet::{Address, Fleet, LivenessPolicy, NodeConfig};
+use kiln_lb::forward::{Forwarder, PoolConfig};
+use kiln_lb::route::follow;
+use kiln_shared::call::CallHop;
+use kiln_shared::contract::Limits;
+use kiln_shared::identity::Role;
+use kiln_shared::ids::{FunctionId, NodeId};
+use kiln_shared::listen::bind;
+use kiln_shared::model::{AppInput, FunctionInput};
+use kiln_shared::record::RecordSink;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Agent, LONG, Node, answer, credentials, fleet, metrics};
+
+/// A driver whose containers never come.
+struct Stuck;
+
+impl Driver for Stuck {
+    fn ensure_image<'a>(&'a self, _image: &'a str) -> DriverFuture<'a, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    fn start(&self, _plan: ContainerPlan) -> DriverFuture<'_, Container> {
+        Box::pin(std::future::pending())
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// An agent whose callers wait for `wait` and get nothing.
+fn full(name: &str, wait: Duration) -> NodeAgent {
+    let slots = SlotsConfig { wait_timeout: wait, ..SlotsConfig::for_node(256, 1) };
+    let config = AgentConfig {
+        node: NodeId::new(name),
+        slots,
+        limits: Limits::default(),
+        detached_body_bytes_max: 1 << 20,
+    };
+    NodeAgent::start(config, Arc::new(Stuck), RecordSink::bounded(100).0)
+}
+
+async fn function(catalog: &Catalog) -> FunctionId {
+    let app = AppInput { name: "demo".into(), ..AppInput::default() };
+    let app = catalog.create_app(&app).await.expect("an app");
+    let function = FunctionInput {
+        name: "f".into(),
+        app_id: app.id.as_str().into(),
+        image: "me/f:1".into(),
+        ..FunctionInput::default()
+    };
+    catalog.create_function(&function).await.expect("a function").id
+}
+
+fn fleet_of<'a>(nodes: impl IntoIterator<Item = (&'a str, Address)>) -> Fleet {
+    let mut fleet = Fleet::new(LivenessPolicy::default(), Instant::now());
+    let members = nodes.into_iter().map(|(name, address)| NodeConfig {
+        id: NodeId::new(name),
+        address,
+        weight: None,
+        zone: None,
+    });
+    fleet.set_members(members, Instant::now());
+    fleet
+}
+
+/// Calls the function once through an edge before this fleet. The answer, whole.
+async fn invoke(
+    catalog: &Catalog,
+    function: FunctionId,
+    fleet: &Fleet,
+    forwarder: Forwarder,
+    config: EdgeConfig,
+) -> String {
+    let (followed, _) = follow(catalog.clone()).await.expect("the routes are read");
+    let api = kiln_api::router(ApiState::new(catalog.clone()));
+    let edge = Edge::new(config, followed, fleet.reader(), forwarder, api, metrics());
+    let listeners = bind((Ipv4Addr::LOCALHOST, 0).into(), 1).expect("a free port");
+    let (address, stop) = (listeners.address(), CancellationToken::new());
+    let workers = Arc::new(edge).serve(listeners, &stop, Duration::ZERO).expect("a thread");
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+    let head = format!(
+        "POST /invoke/{function} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody"
+    );
+    stream.write_all(head.as_bytes()).await.expect("is sent");
+    let mut text = String::new();
+    let read = tokio::time::timeout(LONG, stream.read_to_string(&mut text));
+    read.await.expect("answers").expect("in order");
+    stop.cancel();
+    tokio::task::spawn_blocking(|| workers.join()).await.expect("ends");
+    text
+}
+
+#[tokio::test]
+async fn a_call_that_its_home_has_no_slot_for_is_answered_by_another_node() {
+    const NAMES: [&str; 2] = ["node-a", "node-b"];
+    let catalog = Catalog::open("sqlite://:memory:").await.expect("a catalog in memory");
+    let function = function(&catalog).await;
+    let home = {
+        let fleet = fleet_of(NAMES.map(|name| (name, Address::Local)));
+        let home = fleet.view().ring().home(kiln_lb::fleet::RingKey::of(&function)).expect("a home");
+        fleet.view().members()[home.get()].node().id().clone()
+    };
+    // The first call is refused at once; the second after it has waited there for as long as callers may.
+    for wait in [Duration::ZERO, Duration::from_millis(50)] {
+        let other = Node::new(|request| async move { Ok(answer(200, request.body)) });
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let agents = NAMES.map(|name| {
+            let hop: Arc<dyn CallHop> =
+                if home.as_str() == name { Arc::new(full(name, wait)) } else { other.clone() };
+            Agent::start_as(name, any, hop, Duration::ZERO)
+        });
+        let nodes = NAMES.into_iter().zip(&agents);
+        let fleet_view =
+            fleet_of(nodes.map(|(name, agent)| (name, Address::Remote(agent.address.to_string().into()))));
+        let forwarder = Forwarder::remote(
+            &credentials(fleet(), Role::Balancer, "lb"),
+            PoolConfig { connect_timeout: LONG, ..PoolConfig::default() },
+        );
+        let text = invoke(&catalog, function, &fleet_view, forwarder, EdgeConfig::default()).await;
+        assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("body"), "{text}");
+        tokio::task::spawn_blocking(|| drop(agents)).await.expect("ends");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_of_a_single_full_node_is_told_why_and_when_to_come_back() {
+    let catalog = Catalog::open("sqlite://:memory:").await.expect("a catalog in memory");
+    let function = function(&catalog).await;
+    let fleet = fleet_of([("alone", Address::Local)]);
+    let waited = Duration::from_millis(50);
+    for config in [EdgeConfig::default(), EdgeConfig { wait_max: waited, ..EdgeConfig::default() }] {
+        let forwarder = Forwarder::local(Arc::new(full("alone", waited)));
+        let text = invoke(&catalog, function, &fleet, forwarder, config).await;
+        assert!(text.starts_with("HTTP/1.1 503") && text.contains("\r\nRetry-After: 15\r\n"), "{text}");
+        assert!(text.contains("server too busy: every node that was tried refused"), "{text}");
+    }
+}
