@@ -14,6 +14,7 @@ use kiln_shared::record::RecordSink;
 
 use crate::container::Driver;
 use crate::container::docker::{DockerConfig, DockerDriver};
+use crate::drain::{DrainConfig, Shares};
 use crate::slots::SlotsConfig;
 use crate::{Agent, AgentConfig, capacity};
 
@@ -34,6 +35,20 @@ pub struct NodeArgs {
     /// Largest answer of a function in bytes; 0 is no limit
     #[arg(long, env = "FN_MAX_RESPONSE_SIZE", value_name = "BYTES", default_value_t = 0)]
     pub response_bytes_max: u64,
+    /// Most of the memory for containers that queued (detached) calls may hold, in percent; the rest is kept for callers
+    /// who wait
+    #[arg(long, env = "KILN_QUEUED_MEMORY_PERCENT", value_name = "PERCENT", default_value_t = 80,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub queued_memory_percent: u8,
+    /// No container is started for queued calls while more than this part of the memory for containers is in use, in
+    /// percent
+    #[arg(long, env = "KILN_QUEUED_HIGH_WATER_PERCENT", value_name = "PERCENT", default_value_t = 80,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub queued_high_water_percent: u8,
+    /// Most queued calls that this node has at a time, those that run included
+    #[arg(long, env = "KILN_QUEUED_CALLS_MAX", value_name = "CALLS", default_value_t = 256,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub queued_calls_max: u16,
 }
 
 /// The node's name: made on the first start and kept, so that a later life knows its own leftovers.
@@ -45,6 +60,16 @@ pub fn node_id(folder: &DataFolder) -> Result<NodeId> {
 }
 
 impl NodeArgs {
+    /// How the node drains the queue.
+    pub fn drain(&self) -> DrainConfig {
+        let shares = Shares {
+            memory_percent: self.queued_memory_percent,
+            high_water_percent: self.queued_high_water_percent,
+            messages_max: usize::from(self.queued_calls_max),
+        };
+        DrainConfig { shares, ..DrainConfig::default() }
+    }
+
     /// Removes what an earlier life left behind and starts the agent.
     ///
     /// # Errors

@@ -201,7 +201,13 @@ impl Agent {
         let asked = Instant::now();
         let environment =
             (request.function.spec.format == Format::Default).then(|| CallEnvironment::new(&request));
-        let lease = match self.shared.slots.acquire(&request.function, environment).await {
+        let acquiring = self.shared.slots.acquire(&request.function, environment);
+        // Cancel-safe: a slot that came at the last moment goes back.
+        let acquired = match give_up {
+            Some(give_up) => give_up.run_until_cancelled(acquiring).await,
+            None => Some(acquiring.await),
+        };
+        let lease = match acquired.unwrap_or(Err(NoSlot::Refused(Refusal::Draining))) {
             Ok(lease) => lease,
             Err(NoSlot::Refused(reason)) => {
                 journal.refused();
@@ -210,6 +216,7 @@ impl Agent {
             Err(NoSlot::Failed(failure)) => return Err(journal.failed(failure).into()),
         };
         let waited = asked.elapsed();
+        begun();
         if request.mode == CallMode::Detached {
             let (agent, id) = (self.clone(), request.id);
             let run = async move {

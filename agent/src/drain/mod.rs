@@ -119,7 +119,13 @@ impl Drain {
         while !self.shared.stop.is_cancelled() {
             // Before the room is judged, so that no change in between is missed.
             let changed = self.shared.changed.notified();
-            let room = self.shared.room(&reports.borrow_and_update());
+            let room = {
+                let report = reports.borrow_and_update();
+                if report.draining {
+                    self.shared.held().give_up_waiting();
+                }
+                self.shared.room(&report)
+            };
             let Some(reserve) = self.shared.ask_for(&room) else {
                 tokio::select! {
                     () = self.shared.stop.cancelled() => return,

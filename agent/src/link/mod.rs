@@ -73,6 +73,8 @@ pub struct LinkConfig {
     pub balancers: Vec<String>,
     /// TLS settings with this agent's certificate.
     pub tls: ClientConfig,
+    /// Who takes queued work from balancers, if anybody does.
+    pub drain: Option<Drain>,
 }
 
 /// The balancers that this agent is linked with.
@@ -154,13 +156,12 @@ pub fn start(
     dialer: Endpoint,
     reports: watch::Receiver<Arc<NodeReport>>,
     outbox: Outbox,
-    drain: Option<Drain>,
     commands: mpsc::Sender<Command>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Linked {
     let (balancers, lists) = mpsc::channel(LISTS_WAITING_MAX);
-    let ends = Ends { reports, outbox, drain, commands, balancers, stop: stop.clone() };
+    let ends = Ends { reports, outbox, commands, balancers, stop: stop.clone() };
     let linked = Linked::default();
     let keeper =
         Keeper { config: Arc::new(config), dialer, ends, linked: linked.clone(), tasks: tasks.clone() };
@@ -289,7 +290,7 @@ impl Link {
         let ended = tokio::select! {
             ended = session.run(&self.ends) => ended,
             ended = hand_records(&connection, &self.ends.outbox) => ended,
-            never = drain(self.ends.drain.as_ref(), &balancer, &connection) => match never {},
+            never = drain(self.config.drain.as_ref(), &balancer, &connection) => match never {},
         };
         if ended.is_ok() {
             // The goodbye has to arrive before the connection is closed.

@@ -23,7 +23,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::Outbox;
-use crate::drain::Drain;
 
 /// Longest time for a balancer to say whether the agent is welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,8 +76,6 @@ pub enum LinkError {
 pub(super) struct Ends {
     pub(super) reports: watch::Receiver<Arc<NodeReport>>,
     pub(super) outbox: Outbox,
-    /// Who takes queued work, if anybody does.
-    pub(super) drain: Option<Drain>,
     pub(super) commands: mpsc::Sender<Command>,
     /// Lists of balancers.
     pub(super) balancers: mpsc::Sender<Vec<String>>,

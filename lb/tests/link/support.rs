@@ -159,7 +159,7 @@ impl Agent {
             quic::client_config(client_config(credentials, Role::Balancer, LINK_ALPN)).expect("settings");
         let first = report(hello.node.as_str(), hello.epoch, 1);
         let balancers = balancers.iter().map(ToString::to_string).collect();
-        let config = LinkConfig { hello, balancers, tls };
+        let config = LinkConfig { hello, balancers, tls, drain: None };
         let dialer = quic::dialer(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a socket");
         let reports = watch::Sender::new(Arc::new(first));
         let (records, waiting) = RecordSink::bounded(1024);
