@@ -3,6 +3,8 @@
 //! Owns the fleet once calls are served, and which link speaks for which node. One task does it all, so that news are
 //! taken in the order in which they came. Invariant: of two links with one name, one speaks.
 
+mod gauges;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,8 +19,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::gauges::Sight;
 use crate::fleet::scale::{ScaleSignal, Scaler};
-use crate::fleet::{Address, Fleet, Heard, NodeConfig, NodeDetail, NodeState, Weight};
+use crate::fleet::{Address, Fleet, Heard, NodeConfig, NodeDetail, Weight};
 
 /// News that may wait to be applied.
 const NEWS_WAITING_MAX: usize = 1024;
@@ -296,17 +299,12 @@ impl Keeper {
         }
     }
 
-    /// Works out how many nodes there should be, and tells the metrics how many there are.
+    /// Works out how many nodes there should be, and tells the metrics how the fleet is.
     fn look(&mut self, now: Instant) {
         let details = self.fleet.details(now);
         let signal = self.scaler.look(&details, self.fleet.room().waiting() as usize, now);
-        for state in [NodeState::Up, NodeState::Draining, NodeState::Suspect, NodeState::Down] {
-            let count = details.iter().filter(|detail| detail.state == state).count();
-            metrics::gauge!("kiln_nodes", "state" => state.as_str()).set(count as f64);
-        }
-        metrics::gauge!("kiln_nodes_wanted").set(signal.nodes_wanted as f64);
-        metrics::gauge!("kiln_fleet_utilization_ratio").set(signal.utilisation);
-        metrics::gauge!("kiln_calls_waiting_at_balancer").set(f64::from(self.fleet.room().waiting()));
+        let (ejections, waiting) = (self.fleet.ejections(), self.fleet.room().counts());
+        Sight { details: &details, signal: &signal, ejections, waiting }.show();
         self.scale = Some(signal);
     }
 
@@ -337,6 +335,7 @@ impl Keeper {
         }
         if !reports.is_empty() {
             let applied = self.fleet.apply(reports.iter(), now);
+            gauges::count(&applied);
             reports.clear();
             for node in applied.gaps {
                 self.say(&node, BalancerMessage::SendWhole);
@@ -356,7 +355,7 @@ impl Keeper {
     fn take(&mut self, request: Request, now: Instant) {
         match request {
             Request::Local(report) => {
-                self.fleet.apply([&*report], now);
+                gauges::count(&self.fleet.apply([&*report], now));
             }
             Request::Join { hello, remote, answer } => {
                 // One that does not wait for the answer any more has broken off.

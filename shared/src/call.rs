@@ -105,6 +105,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every refusal, in the order in which they are declared.
+    pub const ALL: [Self; 4] = [Self::Busy, Self::Draining, Self::UnknownFunction, Self::Unreachable];
+
     /// The word for it between balancer and agent.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -117,9 +120,7 @@ impl Refusal {
 
     /// The refusal of that word.
     pub fn read(word: &[u8]) -> Option<Self> {
-        [Self::Busy, Self::Draining, Self::UnknownFunction, Self::Unreachable]
-            .into_iter()
-            .find(|refusal| refusal.as_str().as_bytes() == word)
+        Self::ALL.into_iter().find(|refusal| refusal.as_str().as_bytes() == word)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kiln_shared::call::{Failure, FailureKind, Stages};
+use kiln_shared::call::{Failure, FailureKind, Refusal, Stages};
 use metrics::{Counter, Histogram};
 
 use crate::fleet::Reason;
@@ -19,6 +19,7 @@ pub(super) struct Counters {
     added: Histogram,
     waited: Histogram,
     placements: [Counter; Reason::ALL.len()],
+    refusals: [Counter; Refusal::ALL.len()],
 }
 
 impl Counters {
@@ -37,6 +38,8 @@ impl Counters {
             waited: metrics::histogram!("kiln_call_waited_duration_seconds"),
             placements: Reason::ALL
                 .map(|reason| metrics::counter!("kiln_placements_total", "reason" => reason.as_str())),
+            refusals: Refusal::ALL
+                .map(|reason| metrics::counter!("kiln_call_refusals_total", "reason" => reason.as_str())),
         }
     }
 
@@ -56,6 +59,11 @@ impl Counters {
     /// Counts a call that was given a node.
     pub(super) fn placed(&self, reason: Reason) {
         self.placements[reason as usize].increment(1);
+    }
+
+    /// Counts a node's refusal of a call, which may go to another one.
+    pub(super) fn refused_by_node(&self, reason: Refusal) {
+        self.refusals[reason as usize].increment(1);
     }
 
     /// Counts a wait for a place, in vain or not.

@@ -263,6 +263,7 @@ impl Edge {
                     Err(CallError::Refused { reason, request }) => (reason, request),
                 };
                 request = back;
+                self.counters.refused_by_node(reason);
                 match attempts.refused(place.node().serial(), reason, &self.config.retry) {
                     Next::SameNode => hop.define(&request.function).await,
                     next => {

@@ -10,18 +10,20 @@ use kiln_agent::slots::SlotsConfig;
 use kiln_agent::{Agent as NodeAgent, AgentConfig};
 use kiln_api::{ApiState, Catalog};
 use kiln_lb::edge::{Edge, EdgeConfig};
-use kiln_lb::fleet::{Address, Fleet, LivenessPolicy, NodeConfig};
+use kiln_lb::fleet::{Address, Fleet, FleetReader, LivenessPolicy, NodeConfig};
 use kiln_lb::forward::{Forwarder, PoolConfig};
+use kiln_lb::nodes::Nodes;
 use kiln_lb::route::follow;
 use kiln_shared::call::CallHop;
 use kiln_shared::contract::Limits;
 use kiln_shared::identity::Role;
 use kiln_shared::ids::{FunctionId, NodeId};
-use kiln_shared::listen::bind;
+use kiln_shared::listen::{Workers, bind};
 use kiln_shared::model::{AppInput, FunctionInput};
 use kiln_shared::record::RecordSink;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::support::{Agent, LONG, Node, answer, credentials, fleet, metrics};
 
@@ -78,31 +80,44 @@ fn fleet_of<'a>(nodes: impl IntoIterator<Item = (&'a str, Address)>) -> Fleet {
     fleet
 }
 
-/// Calls the function once through an edge before this fleet. The answer, whole.
-async fn invoke(
-    catalog: &Catalog,
-    function: FunctionId,
-    fleet: &Fleet,
-    forwarder: Forwarder,
-    config: EdgeConfig,
-) -> String {
-    let (followed, _) = follow(catalog.clone()).await.expect("the routes are read");
-    let api = kiln_api::router(ApiState::new(catalog.clone()));
-    let edge = Edge::new(config, followed, fleet.reader(), forwarder, api, metrics());
-    let listeners = bind((Ipv4Addr::LOCALHOST, 0).into(), 1).expect("a free port");
-    let (address, stop) = (listeners.address(), CancellationToken::new());
-    let workers = Arc::new(edge).serve(listeners, &stop, Duration::ZERO).expect("a thread");
-    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
-    let head = format!(
-        "POST /invoke/{function} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody"
-    );
-    stream.write_all(head.as_bytes()).await.expect("is sent");
-    let mut text = String::new();
-    let read = tokio::time::timeout(LONG, stream.read_to_string(&mut text));
-    read.await.expect("answers").expect("in order");
-    stop.cancel();
-    tokio::task::spawn_blocking(|| workers.join()).await.expect("ends");
-    text
+/// An edge before a fleet.
+struct Front {
+    address: SocketAddr,
+    stop: CancellationToken,
+    workers: Workers,
+}
+
+impl Front {
+    async fn start(catalog: &Catalog, fleet: FleetReader, forwarder: Forwarder, config: EdgeConfig) -> Self {
+        let (followed, _) = follow(catalog.clone()).await.expect("the routes are read");
+        let api = kiln_api::router(ApiState::new(catalog.clone()));
+        let edge = Edge::new(config, followed, fleet, forwarder, api, metrics());
+        let listeners = bind((Ipv4Addr::LOCALHOST, 0).into(), 1).expect("a free port");
+        let (address, stop) = (listeners.address(), CancellationToken::new());
+        let workers = Arc::new(edge).serve(listeners, &stop, Duration::ZERO).expect("a thread");
+        Self { address, stop, workers }
+    }
+
+    /// What it answers, whole.
+    async fn ask(&self, request: &str, body: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(self.address).await.expect("connects");
+        let lines = format!("Host: a\r\nConnection: close\r\nContent-Length: {}", body.len());
+        let request = format!("{request} HTTP/1.1\r\n{lines}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await.expect("is sent");
+        let mut text = String::new();
+        let read = tokio::time::timeout(LONG, stream.read_to_string(&mut text));
+        read.await.expect("answers").expect("in order");
+        text
+    }
+
+    async fn invoke(&self, function: FunctionId) -> String {
+        self.ask(&format!("POST /invoke/{function}"), "body").await
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        tokio::task::spawn_blocking(|| self.workers.join()).await.expect("ends");
+    }
 }
 
 #[tokio::test]
@@ -131,8 +146,10 @@ async fn a_call_that_its_home_has_no_slot_for_is_answered_by_another_node() {
             &credentials(fleet(), Role::Balancer, "lb"),
             PoolConfig { connect_timeout: LONG, ..PoolConfig::default() },
         );
-        let text = invoke(&catalog, function, &fleet_view, forwarder, EdgeConfig::default()).await;
+        let front = Front::start(&catalog, fleet_view.reader(), forwarder, EdgeConfig::default()).await;
+        let text = front.invoke(function).await;
         assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("body"), "{text}");
+        front.stop().await;
         tokio::task::spawn_blocking(|| drop(agents)).await.expect("ends");
     }
 }
@@ -145,8 +162,64 @@ async fn a_caller_of_a_single_full_node_is_told_why_and_when_to_come_back() {
     let waited = Duration::from_millis(50);
     for config in [EdgeConfig::default(), EdgeConfig { wait_max: waited, ..EdgeConfig::default() }] {
         let forwarder = Forwarder::local(Arc::new(full("alone", waited)));
-        let text = invoke(&catalog, function, &fleet, forwarder, config).await;
+        let front = Front::start(&catalog, fleet.reader(), forwarder, config).await;
+        let text = front.invoke(function).await;
         assert!(text.starts_with("HTTP/1.1 503") && text.contains("\r\nRetry-After: 15\r\n"), "{text}");
         assert!(text.contains("server too busy: every node that was tried refused"), "{text}");
+        front.stop().await;
     }
+}
+
+#[tokio::test]
+async fn the_metrics_tell_of_the_fleet_and_of_what_nodes_refused() {
+    let catalog = Catalog::open("sqlite://:memory:").await.expect("a catalog in memory");
+    let function = function(&catalog).await;
+    let agent = full("alone", Duration::ZERO);
+    let fleet = fleet_of([("alone", Address::Local), ("never-heard", Address::Local)]);
+    let (reader, tasks, stop) = (fleet.reader(), TaskTracker::new(), CancellationToken::new());
+    let nodes = Nodes::keep(fleet, &tasks, &stop);
+    nodes.follow_local(agent.reports());
+    let forwarder = Forwarder::local(Arc::new(agent));
+    let front = Front::start(
+        &catalog,
+        reader,
+        forwarder,
+        EdgeConfig { wait_max: Duration::ZERO, ..EdgeConfig::default() },
+    )
+    .await;
+    assert!(front.invoke(function).await.starts_with("HTTP/1.1 503"));
+    let shown = async {
+        loop {
+            let text = front.ask("GET /metrics", "").await;
+            let value = |name: &str| -> Option<f64> {
+                text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            };
+            let zeros = [
+                "kiln_call_refusals_total{reason=\"unreachable\"}",
+                "kiln_nodes{state=\"suspect\"}",
+                "kiln_nodes_ejected",
+                "kiln_node_ejections_total{outcome=\"ejected\"}",
+                "kiln_node_ejections_total{outcome=\"spared\"}",
+                "kiln_node_silence_seconds_max",
+                "kiln_calls_waiting_at_balancer",
+                "kiln_functions_waiting_at_balancer",
+            ];
+            let more = [
+                "kiln_call_refusals_total{reason=\"busy\"}",
+                "kiln_nodes{state=\"up\"}",
+                "kiln_node_reports_total{outcome=\"applied\"}",
+                "kiln_nodes_wanted",
+            ];
+            let are_zero = zeros.iter().all(|name| value(name) == Some(0.0));
+            if are_zero && more.iter().all(|name| value(name) >= Some(1.0)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, shown).await.expect("all are shown");
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    front.stop().await;
 }

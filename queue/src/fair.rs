@@ -1,0 +1,228 @@
+//! Whose messages go next: pure code that backends share.
+//!
+//! Higher priorities first. Within one, the functions that are warm at the worker, together with those that have
+//! waited too long for such preference; then the others. Among equals the one served least recently, so that a
+//! function with 100,000 messages delays the others' by one message each.
+
+use std::collections::HashMap;
+
+use kiln_shared::ids::FunctionId;
+use kiln_shared::queue::{Priority, Reserve};
+
+/// Functions whose turns are remembered. Of more, all are forgotten: they then go by who waits longest.
+const REMEMBERED_MAX: usize = 100_000;
+
+/// The waiting messages of one function and priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lane {
+    pub(crate) priority: Priority,
+    pub(crate) function_id: FunctionId,
+    /// Since when the first has been due.
+    pub(crate) due_millis: i64,
+}
+
+/// Messages to take from a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Allotment {
+    pub(crate) priority: Priority,
+    pub(crate) function_id: FunctionId,
+    /// At least 1.
+    pub(crate) messages_max: usize,
+}
+
+/// When each function was served, in turns.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    served: HashMap<FunctionId, u64>,
+    turn: u64,
+}
+
+impl Turns {
+    fn last(&self, function: FunctionId) -> u64 {
+        self.served.get(&function).copied().unwrap_or(0)
+    }
+
+    fn serve(&mut self, function: FunctionId) {
+        if self.served.len() >= REMEMBERED_MAX && !self.served.contains_key(&function) {
+            self.served.clear();
+        }
+        self.turn += 1;
+        self.served.insert(function, self.turn);
+    }
+}
+
+/// One reserve: which lanes to take how much from, round by round, until there is enough or nothing is left.
+#[derive(Debug)]
+pub(crate) struct Selection {
+    lanes: Vec<Lane>,
+    wanted: usize,
+}
+
+impl Selection {
+    /// Begins with the lanes whose first message is due.
+    pub(crate) fn new(lanes: Vec<Lane>, reserve: &Reserve) -> Self {
+        let lanes = lanes.into_iter().filter(|lane| reserve.functions.include(lane.function_id)).collect();
+        Self { lanes, wanted: reserve.messages_max }
+    }
+
+    /// The next lanes to take from, in their order; none at the end.
+    pub(crate) fn round(&self, reserve: &Reserve, turns: &mut Turns, now_millis: i64) -> Vec<Allotment> {
+        let Some(priority) = self.lanes.iter().map(|lane| lane.priority).max() else { return Vec::new() };
+        if self.wanted == 0 {
+            return Vec::new();
+        }
+        let patience = reserve.preferred_for.as_millis() as i64;
+        let is_first = |lane: &&Lane| {
+            reserve.preferred.contains(&lane.function_id) || now_millis - lane.due_millis > patience
+        };
+        let level = || self.lanes.iter().filter(|lane| lane.priority == priority);
+        let mut lanes: Vec<&Lane> = level().filter(is_first).collect();
+        if lanes.is_empty() {
+            lanes = level().collect();
+        }
+        lanes.sort_by_key(|lane| (turns.last(lane.function_id), lane.due_millis, lane.function_id));
+        lanes.truncate(self.wanted);
+        let (each, more) = (self.wanted / lanes.len(), self.wanted % lanes.len());
+        let allotments = lanes.into_iter().enumerate().map(|(place, lane)| {
+            turns.serve(lane.function_id);
+            Allotment {
+                priority,
+                function_id: lane.function_id,
+                messages_max: each + usize::from(place < more),
+            }
+        });
+        allotments.collect()
+    }
+
+    /// Tells how many messages an allotment gave. A lane that gave less is empty.
+    pub(crate) fn took(&mut self, allotment: &Allotment, messages: usize) {
+        self.wanted = self.wanted.saturating_sub(messages);
+        if messages < allotment.messages_max {
+            self.lanes.retain(|lane| {
+                (lane.priority, lane.function_id) != (allotment.priority, allotment.function_id)
+            });
+        }
+    }
+
+    /// Takes no more.
+    pub(crate) fn end(&mut self) {
+        self.wanted = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_shared::queue::Functions;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn function(number: u32) -> FunctionId {
+        format!("{number:026}").parse().unwrap()
+    }
+
+    fn reserve(messages_max: usize) -> Reserve {
+        Reserve::new("node", messages_max, Duration::from_secs(30))
+    }
+
+    /// Messages waiting per lane, all due at 0, from which a reserve takes.
+    #[derive(Default)]
+    struct Waiting(HashMap<(Priority, FunctionId), usize>);
+
+    impl Waiting {
+        fn of(lanes: &[(u8, u32, usize)]) -> Self {
+            let lane = |&(priority, number, messages): &(u8, u32, usize)| {
+                ((Priority::try_from(priority).unwrap(), function(number)), messages)
+            };
+            Self(lanes.iter().map(lane).collect())
+        }
+
+        fn take(&mut self, reserve: &Reserve, turns: &mut Turns, now_millis: i64) -> Vec<(u8, FunctionId)> {
+            let lanes =
+                self.0.iter().filter(|(_, messages)| **messages > 0).map(|((priority, function_id), _)| {
+                    Lane { priority: *priority, function_id: *function_id, due_millis: 0 }
+                });
+            let mut selection = Selection::new(lanes.collect(), reserve);
+            let mut taken = Vec::new();
+            loop {
+                let round = selection.round(reserve, turns, now_millis);
+                if round.is_empty() {
+                    return taken;
+                }
+                for allotment in round {
+                    let left = self.0.get_mut(&(allotment.priority, allotment.function_id)).unwrap();
+                    let messages = allotment.messages_max.min(*left);
+                    *left -= messages;
+                    selection.took(&allotment, messages);
+                    taken.extend(vec![(allotment.priority.get(), allotment.function_id); messages]);
+                }
+            }
+        }
+    }
+
+    fn count(taken: &[(u8, FunctionId)], number: u32) -> usize {
+        taken.iter().filter(|(_, taken)| *taken == function(number)).count()
+    }
+
+    #[test]
+    fn a_burst_of_one_function_delays_the_others_by_one_message() {
+        let mut waiting = Waiting::of(&[(0, 1, 100_000), (0, 2, 10), (0, 3, 10)]);
+        let mut turns = Turns::default();
+        let served: Vec<_> = (0..9)
+            .flat_map(|_| waiting.take(&reserve(1), &mut turns, 0))
+            .map(|(_, function)| function)
+            .collect();
+        for three in served.chunks(3) {
+            assert_eq!((1..4).filter(|number| three.contains(&function(*number))).count(), 3, "{served:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_shared_and_what_one_cannot_use_goes_to_the_others() {
+        let mut waiting = Waiting::of(&[(0, 1, 1000), (0, 2, 2), (0, 3, 1000)]);
+        let taken = waiting.take(&reserve(30), &mut Turns::default(), 0);
+        assert_eq!((taken.len(), count(&taken, 2)), (30, 2));
+        assert!(count(&taken, 1).abs_diff(count(&taken, 3)) <= 1);
+    }
+
+    #[test]
+    fn a_higher_priority_goes_first_whatever_is_preferred() {
+        let mut waiting = Waiting::of(&[(0, 1, 5), (2, 2, 3)]);
+        let reserve = Reserve { preferred: vec![function(1)], ..reserve(4) };
+        let taken = waiting.take(&reserve, &mut Turns::default(), 0);
+        assert_eq!((count(&taken[..3], 2), count(&taken, 1)), (3, 1));
+    }
+
+    #[test]
+    fn preferred_functions_go_first_until_another_has_waited_too_long() {
+        let mut waiting = Waiting::of(&[(0, 1, 100), (0, 2, 100)]);
+        let reserve = Reserve { preferred: vec![function(1)], ..reserve(2) };
+        let mut turns = Turns::default();
+        assert_eq!(count(&waiting.take(&reserve, &mut turns, 1_000), 1), 2);
+        assert_eq!(count(&waiting.take(&reserve, &mut turns, 1_001), 1), 1);
+    }
+
+    #[test]
+    fn functions_that_are_not_wanted_get_nothing() {
+        let mut waiting = Waiting::of(&[(0, 1, 5), (0, 2, 5)]);
+        let only = Reserve { functions: Functions::Only(vec![function(2)]), ..reserve(9) };
+        let taken = waiting.take(&only, &mut Turns::default(), 0);
+        assert_eq!((taken.len(), count(&taken, 2)), (5, 5));
+    }
+
+    proptest! {
+        #[test]
+        fn a_reserve_takes_as_much_as_there_is_and_never_more(
+            lanes in proptest::collection::vec((0..3u8, 0..6u32, 0..20usize), 0..12),
+            wanted in 1..60usize,
+            preferred in proptest::collection::vec(0..6u32, 0..3),
+        ) {
+            let mut waiting = Waiting::of(&lanes);
+            let there: usize = waiting.0.values().sum();
+            let preferred = preferred.into_iter().map(function).collect();
+            let taken = waiting.take(&Reserve { preferred, ..reserve(wanted) }, &mut Turns::default(), 0);
+            prop_assert_eq!(taken.len(), there.min(wanted));
+            prop_assert!(taken.windows(2).all(|pair| pair[0].0 >= pair[1].0));
+        }
+    }
+}

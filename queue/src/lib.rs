@@ -1,0 +1,15 @@
+//! The backends of the async queue ([`kiln_shared::queue::Queue`]), opened by URL.
+//!
+//! Knows nothing of calls beyond their ids: envelopes and payloads pass through unread. All backends pass one suite of
+//! tests, `tests/queue/conformance/`.
+
+mod clock;
+mod fair;
+mod open;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod sql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+pub use clock::{Clock, ManualClock};
+pub use open::{OpenError, Options, open};

@@ -1,0 +1,118 @@
+//! What one open queue keeps in memory, whatever its database.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kiln_shared::queue::WakeSource;
+use tokio::sync::Notify;
+
+use super::operation::Effect;
+use crate::Options;
+use crate::clock::QueueTime;
+use crate::fair::Turns;
+
+/// Leases and deadlines that ended are looked for at most this often by those who reserve.
+const SWEEP_EVERY_MILLIS: i64 = 250;
+/// Messages are counted at most this often.
+const COUNT_EVERY: Duration = Duration::from_millis(100);
+
+/// Shared by the queue's operations and what runs beside them.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) time: QueueTime,
+    pub(crate) wake: WakeSource,
+    /// Tells the tender that something is due earlier than it knows.
+    pub(crate) sooner: Notify,
+    messages_max: Option<u64>,
+    turns: Mutex<Turns>,
+    room: Mutex<Option<Count>>,
+    swept_at: AtomicI64,
+    /// When the tender looks next, in milliseconds.
+    look_at: AtomicI64,
+}
+
+/// How many messages wait or run, at least as of a moment ago.
+#[derive(Debug, Clone, Copy)]
+struct Count {
+    messages: u64,
+    at: Instant,
+}
+
+/// Whether messages fit.
+pub(super) enum Room {
+    /// They do, and are counted.
+    Enough,
+    /// They may: count, then ask again.
+    Uncounted,
+    /// They do not.
+    Full { messages_max: u64 },
+}
+
+impl Core {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            time: QueueTime::new(options.clock),
+            wake: WakeSource::default(),
+            sooner: Notify::new(),
+            messages_max: options.messages_max,
+            turns: Mutex::default(),
+            room: Mutex::default(),
+            swept_at: AtomicI64::new(i64::MIN),
+            look_at: AtomicI64::new(i64::MAX),
+        }
+    }
+
+    pub(super) fn with_turns<T>(&self, work: impl FnOnce(&mut Turns) -> T) -> T {
+        work(&mut self.turns.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// True, once in a while: it is time to look for what ended.
+    pub(super) fn is_time_to_sweep(&self, now_millis: i64) -> bool {
+        let swept_at = self.swept_at.load(Ordering::Relaxed);
+        // A clock that was set back must not stop it.
+        let is_time = now_millis.saturating_sub(swept_at) >= SWEEP_EVERY_MILLIS || now_millis < swept_at;
+        if is_time {
+            self.swept_at.store(now_millis, Ordering::Relaxed);
+        }
+        is_time
+    }
+
+    /// Asks for room for so many messages.
+    pub(super) fn room_for(&self, messages: u64) -> Room {
+        let Some(messages_max) = self.messages_max else { return Room::Enough };
+        let mut count = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *count {
+            Some(count) if count.messages + messages <= messages_max => {
+                count.messages += messages;
+                Room::Enough
+            }
+            Some(count) if count.at.elapsed() < COUNT_EVERY => Room::Full { messages_max },
+            _ => Room::Uncounted,
+        }
+    }
+
+    /// Takes over a count made just now.
+    pub(super) fn counted(&self, messages: u64) {
+        let mut count = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        *count = Some(Count { messages, at: Instant::now() });
+    }
+
+    /// Tells those who wait what a committed operation changed.
+    pub(crate) fn tell(&self, effect: Effect) {
+        match effect {
+            Effect::Nothing => {}
+            Effect::Due => self.wake.wake(),
+            Effect::Later(due_at) => {
+                if due_at < self.look_at.load(Ordering::Relaxed) {
+                    self.sooner.notify_one();
+                }
+            }
+        }
+    }
+
+    /// The tender looks then, unless told before.
+    pub(super) fn looks_at(&self, millis: i64) {
+        self.look_at.store(millis, Ordering::Relaxed);
+    }
+}

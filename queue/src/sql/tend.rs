@@ -1,0 +1,92 @@
+//! What happens to messages by themselves: leases and deadlines end, delays pass, other processes store messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::core::Core;
+use super::operation::{Operation, Reply};
+use super::queue::Engine;
+use super::session::Horizon;
+
+/// Longest time without a look, so that nothing depends on being told.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Shortest time between two looks.
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
+
+/// Tends a queue until `stop`.
+pub(super) async fn tend<E: Engine>(engine: Arc<E>, core: Arc<Core>, stop: CancellationToken) {
+    let mut told = false;
+    let mut in_vain = 0_u32;
+    loop {
+        let looked = tokio::select! {
+            () = stop.cancelled() => return,
+            // What is dropped here is rolled back.
+            looked = look(&*engine) => looked,
+        };
+        let now = core.time.now_millis();
+        let pause = match looked {
+            Ok(horizon) => {
+                if std::mem::take(&mut told) {
+                    tracing::info!(queue = ?engine, "the queue is reached again");
+                    core.wake.wake();
+                }
+                if horizon.due_at.is_some_and(|due_at| due_at <= now) {
+                    core.wake.wake();
+                    in_vain = 0;
+                } else {
+                    in_vain = in_vain.saturating_add(1);
+                }
+                until_next(&horizon, now).min(engine.look_again(in_vain))
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(queue = ?engine, %error, "the queue cannot be reached; tried again until it can");
+                }
+                LOOK_EVERY
+            }
+        };
+        let pause = pause.clamp(LOOK_PAUSE, LOOK_EVERY);
+        core.looks_at(now + pause.as_millis() as i64);
+        let next = Instant::now() + pause;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep_until(next) => {}
+            // Both are cancel-safe: what was not waited for is looked for anyway.
+            () = core.sooner.notified() => {}
+            () = core.time.moved() => {}
+        }
+    }
+}
+
+async fn look(engine: &impl Engine) -> Result<Horizon, kiln_shared::queue::QueueError> {
+    engine.tell_time().await?;
+    match engine.run(Operation::Sweep).await? {
+        Reply::Horizon(horizon) => Ok(horizon),
+        other => unreachable!("a sweep is answered in kind, not with {other:?}"),
+    }
+}
+
+/// How long until something happens by itself.
+fn until_next(horizon: &Horizon, now: i64) -> Duration {
+    let next = [horizon.next_due_at, horizon.lease_ends_at, horizon.deadline_at].into_iter().flatten().min();
+    next.map_or(LOOK_EVERY, |next| Duration::from_millis((next - now).max(0).unsigned_abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_look_is_when_the_first_thing_happens() {
+        let mut horizon = Horizon { due_at: Some(1), ..Horizon::default() };
+        assert_eq!(until_next(&horizon, 1_000), LOOK_EVERY);
+        horizon.next_due_at = Some(1_300);
+        horizon.lease_ends_at = Some(1_200);
+        assert_eq!(until_next(&horizon, 1_000), Duration::from_millis(200));
+        horizon.deadline_at = Some(900);
+        assert_eq!(until_next(&horizon, 1_000), Duration::ZERO);
+    }
+}

@@ -1,0 +1,5 @@
+//! The backends of the queue: one suite on all, and what each does in its own way.
+
+mod conformance;
+mod sqlite;
+mod urls;
