@@ -6,8 +6,9 @@
 use std::time::{Duration, Instant};
 
 use kiln_api::{Catalog, RecordWriter, Retention};
-use kiln_shared::ids::{AppId, CallId, FunctionId};
+use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId};
 use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record, RecordSink};
+use kiln_shared::story::{NodeTimes, Placement, Reason, Story};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +74,30 @@ fn record(function_id: FunctionId) -> CallRecord {
         started_at: Some(now),
         completed_at: now,
         cold: false,
+        story: story(),
+    }
+}
+
+/// The story of a call that found a warm slot at home.
+fn story() -> Story {
+    let placement = Placement {
+        balancer: "lb1".into(),
+        reason: Some(Reason::WarmHome),
+        asked: 1,
+        calls: 3,
+        tries: 1,
+        refused: Vec::new(),
+        waits: 0,
+        waited: Duration::ZERO,
+        before: Duration::from_micros(12),
+    };
+    let run = Duration::from_micros(873);
+    let times = NodeTimes { run, whole: run, ..NodeTimes::default() };
+    Story {
+        node: Some(NodeId::new("node-17")),
+        placement: Some(placement),
+        times: Some(times),
+        ..Story::default()
     }
 }
 

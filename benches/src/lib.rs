@@ -188,6 +188,7 @@ pub fn call(function: &Arc<Function>, kind: CallKind, body_bytes: usize) -> Call
         headers,
         body: Body::from(Bytes::from(vec![b'x'; body_bytes])),
         received: Instant::now(),
+        placement: None,
     }
 }
 

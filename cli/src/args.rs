@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::funcfile::FuncFile;
 use crate::{
     apps, build_command, bump, ca, calls, completion, config, context, deploy, functions, init, invoke, logs,
-    node_join, node_token, nodes, push, start, stop, top, triggers,
+    node_join, node_token, nodes, push, start, stop, top, triggers, why,
 };
 
 const EXAMPLES: &str = "\
@@ -153,6 +153,8 @@ pub enum Command {
     Node(Node),
     /// Watch the fleet at work: nodes, load, containers, waiting calls
     Top(top::TopArgs),
+    /// Tell why a call went where it went and where its time went, or where one would go now
+    Why(why::WhyArgs),
     /// Show the versions of this program and of the server
     Version,
     /// Print a script that completes kiln's commands in a shell

@@ -5,7 +5,7 @@
 use std::io;
 use std::time::Duration;
 
-use kiln_shared::model::{FleetResource, NodeResource};
+use kiln_shared::model::{CallWhy, FleetResource, FunctionWhy, NodeResource};
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -203,6 +203,16 @@ impl Client {
     /// Tells the node of that name to take calls again.
     pub async fn undrain_node(&self, name: &str) -> Result<NodeResource, ApiError> {
         self.send(Method::POST, &format!("/kiln/v1/nodes/{}/undrain", segment(name)), &json!({})).await
+    }
+
+    /// What became of a call.
+    pub async fn call_why(&self, call_id: &str) -> Result<CallWhy, ApiError> {
+        self.get(&format!("/kiln/v1/calls/{}/why", segment(call_id)), &[]).await
+    }
+
+    /// What would become of a call of a function now.
+    pub async fn function_why(&self, fn_id: &str) -> Result<FunctionWhy, ApiError> {
+        self.get(&format!("/kiln/v1/fns/{}/why", segment(fn_id)), &[]).await
     }
 
     /// The app of that name.

@@ -46,6 +46,7 @@ pub mod stop;
 pub mod top;
 pub mod triggers;
 pub mod version;
+pub mod why;
 pub mod yaml;
 
 use std::process::ExitCode;
@@ -142,6 +143,7 @@ fn with_server(global: &GlobalArgs, output: Output, command: Command) -> Result<
             Command::Node(Node::Drain(args)) => nodes::drain(session, args).await,
             Command::Node(Node::Undrain(args)) => nodes::undrain(session, args).await,
             Command::Top(args) => top::run(session, args).await,
+            Command::Why(args) => why::run(session, args).await,
             Command::Version => version::run(session).await,
             Command::Start(_)
             | Command::Stop(_)

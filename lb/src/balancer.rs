@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
-use crate::edge::{Affinity, Edge, EdgeConfig};
+use crate::edge::{Affinity, Edge, EdgeConfig, ServerTiming};
 use crate::fleet::{Fleet, FleetConfig, LivenessPolicy, NodeConfig, PlacementPolicy, PolicyName};
 use crate::fleet_options::FleetSettings;
 use crate::forward::Forwarder;
@@ -55,6 +55,9 @@ pub struct EdgeArgs {
     /// Calls of one function that show one Kiln-Affinity header (up to 256 bytes) share a home node
     #[arg(long, env = "KILN_AFFINITY_HEADER")]
     pub affinity_header: bool,
+    /// Tell callers where their calls' time went, in the header Server-Timing
+    #[arg(long, env = "KILN_SERVER_TIMING")]
+    pub server_timing: bool,
     /// Seconds that a call may wait for a place on a node; 0 answers 503 at once
     #[arg(long, env = "KILN_WAIT_SECONDS", value_name = "SECONDS", default_value_t = 30)]
     pub wait_seconds: u64,
@@ -85,6 +88,7 @@ impl EdgeArgs {
             body_bytes_max: self.request_bytes_max,
             token: self.token.clone(),
             wait_max: Duration::from_secs(self.wait_seconds),
+            server_timing: if self.server_timing { ServerTiming::Shown } else { ServerTiming::Hidden },
             affinity: if self.affinity_header { Affinity::ByHeader } else { Affinity::Ignored },
             ..EdgeConfig::default()
         }
@@ -166,18 +170,8 @@ impl Prepared {
         forwarder: Forwarder,
         link: Option<PreparedLink>,
     ) -> Result<Balancer> {
-        let Self {
-            args,
-            fleet: settings,
-            listeners,
-            catalog,
-            copy,
-            metrics,
-            records: _,
-            batches,
-            tasks,
-            stop,
-        } = self;
+        let Self { args, fleet: settings, listeners, catalog, copy, metrics, records, batches, tasks, stop } =
+            self;
         let (followed, route_task) = match copy {
             Some(copy) => follow_with_copy(catalog.clone(), copy).await?,
             None => follow(catalog.clone()).await?,
@@ -202,11 +196,16 @@ impl Prepared {
             public_url: args.public_url.clone(),
             ..ApiState::new(catalog.clone())
         });
-        let admin = Admin { balancer, nodes: nodes.clone(), routes: followed.routes.clone() };
+        let admin = Admin {
+            balancer: balancer.clone(),
+            nodes: nodes.clone(),
+            routes: followed.routes.clone(),
+            fleet: view.clone(),
+        };
         let api = admin::router(admin).merge(api);
         let grace = args.grace();
-        let config = EdgeConfig { nodes_within, ..args.edge_config() };
-        let edge = Arc::new(Edge::new(config, followed, view, forwarder, api, metrics));
+        let config = EdgeConfig { balancer: balancer.into(), nodes_within, ..args.edge_config() };
+        let edge = Arc::new(Edge::new(config, followed, view, forwarder, api, metrics, records));
         let (address, stop_edge) = (listeners.address(), CancellationToken::new());
         let workers = edge.serve(listeners, &stop_edge, grace).context("cannot start the edge's threads")?;
         Ok(Balancer { address, nodes, workers, stop_edge, catalog, tasks, stop })

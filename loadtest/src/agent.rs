@@ -49,7 +49,7 @@ impl CallHop for Instantly {
         let mut headers = HeaderBlock::new();
         headers.push_valid(b"Content-Type", b"text/plain");
         let body = Body::from(Bytes::from_static(ANSWER_BODY));
-        let stages = Stages { cold: false, wait: Duration::ZERO, run: Duration::ZERO };
+        let stages = Stages::default();
         Box::pin(std::future::ready(Ok(CallResponse { status: 200, headers, body, stages })))
     }
 }

@@ -16,6 +16,7 @@ use crate::body::{Body, BodyError};
 use crate::function::Function;
 use crate::http1::HeaderBlock;
 use crate::ids::{CallId, TriggerId};
+use crate::story::Placement;
 
 /// How the call came in, which decides how headers and status are mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,8 @@ pub struct CallRequest {
     pub body: Body,
     /// When the edge had read the call's head. Local to this process.
     pub received: Instant,
+    /// How the balancer came to give it to this node; `None` if it does not tell.
+    pub placement: Option<Placement>,
 }
 
 /// A function's answer as the client shall see it: gateway headers are mapped, hop-by-hop ones are gone, and
@@ -83,12 +86,15 @@ pub struct Stages {
     pub cold: bool,
     /// From arrival at the agent to having a slot.
     pub wait: Duration,
+    /// The part of that in which a container was started for this call.
+    pub start: Duration,
     /// From the moment the container was given the call to the head of its answer.
     pub run: Duration,
 }
 
 /// Why a node did not take a call. No byte reached a function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
 pub enum Refusal {
     /// All slots are busy, no room is left and the queue is full, or the wait took too long.
     #[error("no free slot")]

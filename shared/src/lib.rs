@@ -19,5 +19,6 @@ pub mod program;
 pub mod queue;
 pub mod record;
 pub mod report;
+pub mod story;
 pub mod telemetry;
 pub mod token;

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::call::FailureKind;
 use crate::ids::{AppId, CallId, FunctionId, TriggerId};
+use crate::story::Story;
 
 /// How a call ended, in the words of Fn's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +51,7 @@ pub struct CallRecord {
     pub status: CallStatus,
     /// Why it failed.
     pub error: Option<String>,
-    /// When the agent took it.
+    /// When the agent took it; when it came to the balancer if none did.
     pub created_at: Timestamp,
     /// When it got a slot; absent if it never did.
     pub started_at: Option<Timestamp>,
@@ -58,6 +59,9 @@ pub struct CallRecord {
     pub completed_at: Timestamp,
     /// A container was started for it.
     pub cold: bool,
+    /// How it came to its node, and where its time went.
+    #[serde(default, skip_serializing_if = "Story::is_empty")]
+    pub story: Story,
 }
 
 /// A piece of a call's output. Pieces of one call are appended in order.
@@ -73,9 +77,13 @@ pub struct LogChunk {
     pub text: String,
 }
 
-/// What agents hand to the store.
+/// What agents hand to the store, and balancers of calls that no agent took.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most records are calls, and a box would cost each an allocation"
+)]
 pub enum Record {
     /// A call ended.
     Call(CallRecord),

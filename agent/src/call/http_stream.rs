@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::Frame;
 use kiln_shared::body::{Body, BodyError};
-use kiln_shared::call::{CallRequest, CallResponse, Failure, Stages};
+use kiln_shared::call::{CallRequest, CallResponse, Failure};
 use kiln_shared::contract::http_stream::{Verdict, request_head, verdict};
 use kiln_shared::contract::{self, ContainerFate, Limits};
 use kiln_shared::http1::buffer::WriteFraming;
@@ -37,7 +37,6 @@ pub(super) async fn run(
     mut lease: Lease,
     mut journal: Journal,
     limits: Limits,
-    waited: Duration,
     running: TaskTrackerToken,
 ) -> Result<CallResponse, Failure> {
     let cold = lease.begin(request.id);
@@ -53,7 +52,7 @@ pub(super) async fn run(
             return Err(journal.failed(failure));
         }
     };
-    let given = Instant::now();
+    journal.given();
     let mut head = Vec::new();
     request_head(&request, deadline_at, &mut head);
     let framing = WriteFraming::of(&request.body);
@@ -67,7 +66,7 @@ pub(super) async fn run(
         }
         Ok(Ok(answered)) => answered,
     };
-    let stages = Stages { cold, wait: waited, run: given.elapsed() };
+    let stages = journal.answered();
     let (status, headers) = match verdict(request.kind, head.status, &head.headers) {
         Verdict::Answer { status, headers } => (status, headers),
         Verdict::Failed(failed) => {

@@ -6,7 +6,7 @@ mod record;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kiln_shared::body::Body;
 use kiln_shared::call::{
@@ -60,6 +60,7 @@ impl std::fmt::Debug for Agent {
 }
 
 struct Shared {
+    node: NodeId,
     slots: Slots,
     limits: Limits,
     detached_body_bytes_max: u64,
@@ -80,7 +81,7 @@ impl Agent {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let images = driver.images();
         let (slots, report) = Slots::start(
-            config.node,
+            config.node.clone(),
             driver,
             config.slots,
             config.limits,
@@ -90,6 +91,7 @@ impl Agent {
         );
         tasks.spawn(stop.clone().run_until_cancelled_owned(report_images(images, report.clone())));
         let shared = Shared {
+            node: config.node,
             slots,
             limits: config.limits,
             detached_body_bytes_max: config.detached_body_bytes_max,
@@ -190,7 +192,7 @@ impl Agent {
         if self.is_draining() {
             return Err(CallError::Refused { reason: Refusal::Draining, request });
         }
-        let journal = Journal::open(&request, self.shared.sink.clone());
+        let mut journal = Journal::open(&mut request, self.shared.node.clone(), self.shared.sink.clone());
         if request.mode == CallMode::Detached {
             let body = std::mem::take(&mut request.body);
             match body.collect(self.shared.detached_body_bytes_max).await {
@@ -198,7 +200,6 @@ impl Agent {
                 Err(error) => return Err(journal.failed(Failure::of_body(&error)).into()),
             }
         }
-        let asked = Instant::now();
         let environment =
             (request.function.spec.format == Format::Default).then(|| CallEnvironment::new(&request));
         let acquiring = self.shared.slots.acquire(&request.function, environment);
@@ -213,15 +214,18 @@ impl Agent {
                 journal.refused();
                 return Err(CallError::Refused { reason, request });
             }
-            Err(NoSlot::Failed(failure)) => return Err(journal.failed(failure).into()),
+            Err(NoSlot::Failed(failure)) => {
+                journal.seated(None);
+                return Err(journal.failed(failure).into());
+            }
         };
-        let waited = asked.elapsed();
+        let waited = journal.seated(lease.start());
         begun();
         if request.mode == CallMode::Detached {
             let (agent, id) = (self.clone(), request.id);
             let run = async move {
                 let limits = agent.shared.limits;
-                match run_in(request, lease, journal, limits, waited, running).await {
+                match run_in(request, lease, journal, limits, running).await {
                     // Nobody reads the answer, but the function may still be writing it.
                     Ok(mut response) => while let Some(Ok(_)) = response.body.next_chunk().await {},
                     Err(failure) => tracing::info!(call = %id, error = %failure, "a detached call failed"),
@@ -232,10 +236,10 @@ impl Agent {
                 status: 202,
                 headers: HeaderBlock::new(),
                 body: Body::Empty,
-                stages: Stages { cold: false, wait: waited, run: Duration::ZERO },
+                stages: Stages { wait: waited, ..Stages::default() },
             });
         }
-        Ok(run_in(request, lease, journal, self.shared.limits, waited, running).await?)
+        Ok(run_in(request, lease, journal, self.shared.limits, running).await?)
     }
 }
 
@@ -266,14 +270,11 @@ async fn run_in(
     lease: Lease,
     journal: Journal,
     limits: Limits,
-    waited: Duration,
     running: TaskTrackerToken,
 ) -> Result<CallResponse, Failure> {
     match Framing::of(&request) {
-        None => http_stream::run(request, lease, journal, limits, waited, running).await,
+        None => http_stream::run(request, lease, journal, limits, running).await,
         // Boxed, so that calls of the common format do not carry its size.
-        Some(framing) => {
-            Box::pin(pipes::run(framing, request, lease, journal, limits, waited, running)).await
-        }
+        Some(framing) => Box::pin(pipes::run(framing, request, lease, journal, limits, running)).await,
     }
 }

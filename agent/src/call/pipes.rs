@@ -8,12 +8,11 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use kiln_shared::body::{Body, BodyError};
-use kiln_shared::call::{CallRequest, CallResponse, Failure, FailureKind, Stages};
+use kiln_shared::call::{CallRequest, CallResponse, Failure, FailureKind};
 use kiln_shared::contract::pipe::{AnswerDecoder, Event, Framing, RequestEncoder};
 use kiln_shared::contract::{self, CallFailed, ContainerExit, ContainerFate, Limits};
 use tokio::io::AsyncWrite;
@@ -37,7 +36,6 @@ pub(super) async fn run(
     mut lease: Lease,
     mut journal: Journal,
     limits: Limits,
-    waited: Duration,
     running: TaskTrackerToken,
 ) -> Result<CallResponse, Failure> {
     let cold = lease.begin(request.id);
@@ -60,7 +58,7 @@ pub(super) async fn run(
         journal,
         _running: running,
     };
-    let given = Instant::now();
+    call.journal.given();
     let first = tokio::time::timeout_at(deadline, poll_fn(|context| call.poll_event(context))).await;
     let (status, headers) = match first {
         Err(_elapsed) => return Err(call.fail(CallFailed::kill(Failure::timed_out()))),
@@ -70,7 +68,7 @@ pub(super) async fn run(
             return Err(call.fail(CallFailed::kill(Failure::invalid_response())));
         }
     };
-    let stages = Stages { cold, wait: waited, run: given.elapsed() };
+    let stages = call.journal.answered();
     let mut gathered = Gathered::default();
     while gathered.bytes < GATHERED_BYTES_MAX {
         match poll_fn(|context| Poll::Ready(call.poll_event(context))).await {

@@ -95,9 +95,9 @@ impl Endpoint {
         })
     }
 
-    async fn call(&self, head: RequestHead, body: Body) -> Response {
+    async fn call(&self, head: RequestHead, body: Body, balancer: &Arc<str>) -> Response {
         let received = Instant::now();
-        let call = match IncomingCall::read(head) {
+        let call = match IncomingCall::read(head, balancer) {
             Ok(call) => call,
             Err(error) => return plain(400, &error.to_string()),
         };
@@ -130,15 +130,21 @@ impl Endpoint {
     }
 }
 
-/// What balancers of the fleet may ask.
-impl Service for Endpoint {
+/// What balancers of the fleet may ask, on a connection of the one with this name.
+struct Asked {
+    endpoint: Arc<Endpoint>,
+    balancer: Arc<str>,
+}
+
+impl Service for Asked {
     async fn handle(&self, request: Request) -> Response {
+        let Self { endpoint, balancer } = self;
         let Request { mut head, body } = request;
         let path = std::mem::take(&mut head.target);
         match (&head.method, &*path) {
-            (&Method::POST, CALL_PATH) => self.call(head, body).await,
+            (&Method::POST, CALL_PATH) => endpoint.call(head, body, balancer).await,
             (&Method::PUT, path) => match path.strip_prefix(FUNCTIONS_PATH) {
-                Some(revision) => self.define(revision, body).await,
+                Some(revision) => endpoint.define(revision, body).await,
                 None => plain(404, "no such path"),
             },
             _ => plain(404, "no such path"),
@@ -206,8 +212,8 @@ async fn balancer(endpoint: Arc<Endpoint>, stream: TcpStream, stop: &Cancellatio
         Err(_elapsed) => return,
     };
     let (_, tls) = stream.get_ref();
-    match peer_of(tls.peer_certificates()) {
-        Ok(peer) if peer.role() == Role::Balancer => {}
+    let balancer = match peer_of(tls.peer_certificates()) {
+        Ok(peer) if peer.role() == Role::Balancer => Arc::from(peer.name()),
         Ok(peer) => {
             tracing::warn!(%peer, "only balancers may call");
             return;
@@ -216,32 +222,32 @@ async fn balancer(endpoint: Arc<Endpoint>, stream: TcpStream, stop: &Cancellatio
             tracing::warn!(%error, "a caller is no balancer of this fleet");
             return;
         }
-    }
+    };
     if tls.alpn_protocol() == Some(MUX_ALPN) {
-        side_by_side(endpoint, stream, stop).await;
+        side_by_side(Asked { endpoint, balancer }, stream, stop).await;
     } else {
         let (reader, writer) = tokio::io::split(stream);
-        one_by_one(endpoint, reader, writer, stop).await;
+        one_by_one(Asked { endpoint, balancer }, reader, writer, stop).await;
     }
 }
 
-async fn side_by_side<I>(endpoint: Arc<Endpoint>, io: I, stop: &CancellationToken)
+async fn side_by_side<I>(asked: Asked, io: I, stop: &CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits = endpoint.limits.clone();
-    if let Closed::Violation(violation) = mux::serve(io, endpoint, &limits, stop).await {
+    let limits = asked.endpoint.limits.clone();
+    if let Closed::Violation(violation) = mux::serve(io, Arc::new(asked), &limits, stop).await {
         tracing::warn!(error = %violation, "a balancer's connection was closed");
     }
 }
 
-async fn one_by_one<R, W>(endpoint: Arc<Endpoint>, reader: R, writer: W, stop: &CancellationToken)
+async fn one_by_one<R, W>(asked: Asked, reader: R, writer: W, stop: &CancellationToken)
 where
     R: AsyncRead + Unpin + Send + 'static,
     W: AsyncWrite + Unpin + Send,
 {
     // Balancers speak HTTP/1.1; whatever else comes is closed.
-    serve(reader, writer, &*endpoint, &endpoint.limits, stop).await;
+    serve(reader, writer, &asked, &asked.endpoint.limits, stop).await;
 }
 
 fn empty(status: u16) -> Response {

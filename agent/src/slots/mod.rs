@@ -105,6 +105,8 @@ pub(crate) struct Slot {
     frozen: bool,
     unfreezable: bool,
     unused: bool,
+    /// How long its container was started, its image fetched included.
+    start: Duration,
 }
 
 impl Slot {
@@ -295,6 +297,11 @@ impl Lease {
         let slot = self.slot_mut();
         slot.log.begin(call);
         std::mem::take(&mut slot.unused)
+    }
+
+    /// How long the container was started, if no call has used it yet.
+    pub(crate) fn start(&self) -> Option<Duration> {
+        self.slot.as_ref().filter(|slot| slot.unused).map(|slot| slot.start)
     }
 
     /// The container in use.

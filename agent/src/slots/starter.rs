@@ -358,6 +358,7 @@ impl Starter {
                     frozen: false,
                     unfreezable: false,
                     unused: true,
+                    start: took,
                 });
                 let now = Instant::now();
                 if pool.serves_once() {

@@ -102,6 +102,7 @@ pub(crate) fn request(function: &Arc<Function>, body: Bytes) -> CallRequest {
         headers: HeaderBlock::new(),
         body: Body::from(body),
         received: Instant::now(),
+        placement: None,
     }
 }
 

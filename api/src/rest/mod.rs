@@ -1,4 +1,5 @@
-//! The `/v2` HTTP API over the catalog, call records and logs (`spec/api-v2.md`, parts 1 to 3 and 8).
+//! The `/v2` HTTP API over the catalog, call records and logs (`spec/api-v2.md`, parts 1 to 3 and 8), and Kiln's own path
+//! to what became of a call.
 //!
 //! Owns paths, statuses, bodies and paging; what is valid belongs to [`kiln_shared::model`]. Bodies, their
 //! content types and the line feed after errors are those of Fn's server (`spec/observed-fn.txt`).
@@ -13,6 +14,7 @@ mod reply;
 mod request;
 mod root;
 mod triggers;
+mod why;
 
 use std::future::ready;
 use std::sync::Arc;
@@ -65,6 +67,7 @@ pub fn router(state: ApiState) -> Router {
         .split_for_parts();
     let paths = Arc::new(Paths::of(&document));
     routes
+        .merge(why::routes())
         .layer(Extension(Arc::new(DocumentJson::new(document))))
         .fallback(move |request: Request| ready(unknown_path(&paths, &request)))
         .method_not_allowed_fallback(method_not_allowed)

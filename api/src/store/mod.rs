@@ -220,6 +220,17 @@ pub(crate) struct Kept {
     pub log_bytes: u64,
 }
 
+/// A call with its story and the names of what was called.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ToldCall {
+    /// The call.
+    pub record: CallRecord,
+    /// The name of its app.
+    pub app_name: String,
+    /// The name of its function.
+    pub function_name: String,
+}
+
 /// Apps, functions and triggers. Every method is one transaction; what it changes is in the feed with it.
 ///
 /// Ids come as the client gave them: a text that is no id names nothing.
@@ -316,6 +327,8 @@ pub(crate) trait RecordStore: Send + Sync {
     fn calls<'a>(&'a self, fn_id: &'a str, page: &'a CallsPage) -> StoreFuture<'a, Vec<CallRecord>>;
     /// A function's call.
     fn call<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, CallRecord>;
+    /// A call, whichever function's it is, with its story.
+    fn told<'a>(&'a self, call_id: &'a str) -> StoreFuture<'a, ToldCall>;
     /// The log of a function's call; empty if it wrote nothing.
     fn log<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, String>;
 }

@@ -3,17 +3,30 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use kiln_shared::model::{ApiError, FunctionResource};
+use kiln_shared::model::{ApiError, App, FunctionResource};
 use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record};
+use kiln_shared::story::Story;
 use sea_query::{Condition, Expr, ExprTrait, Func, FunctionCall, Order, Query, SelectStatement};
 use sqlx::error::BoxDynError;
 
 use super::db::{Session, Writing};
 use super::sql::SqlStore;
-use super::{CallsPage, Kept, RecordStore, Retention, StoreError, StoreFuture};
+use super::{CallsPage, Kept, RecordStore, Retention, StoreError, StoreFuture, ToldCall};
 
-pub(super) const CALL_COLUMNS: [&str; 9] =
-    ["id", "fn_id", "trigger_id", "status", "error", "created_at", "started_at", "completed_at", "cold"];
+pub(super) const CALL_COLUMNS: [&str; 10] = [
+    "id",
+    "fn_id",
+    "trigger_id",
+    "status",
+    "error",
+    "created_at",
+    "started_at",
+    "completed_at",
+    "cold",
+    STORY_COLUMN,
+];
+/// Read only where one call's story is asked for.
+const STORY_COLUMN: &str = "story";
 pub(super) const LOG_COLUMNS: [&str; 4] = ["call_id", "part", "bytes", "text"];
 
 /// Calls looked at in one go when old logs are removed.
@@ -252,6 +265,23 @@ impl RecordStore for SqlStore {
         })
     }
 
+    fn told<'a>(&'a self, call_id: &'a str) -> StoreFuture<'a, ToldCall> {
+        self.run(async move {
+            let mut session = self.db.read().await?;
+            let query = select_calls()
+                .columns(["fn_id", STORY_COLUMN])
+                .and_where(Expr::col("id").eq(call_id))
+                .to_owned();
+            let told: Option<ToldRow> = session.first(&query).await?;
+            let ToldRow { call, fn_id, story } = told.ok_or(ApiError::CallNotFound)?;
+            let function: FunctionResource = session.get(&fn_id).await?;
+            let app: App = session.get(function.app_id.as_str()).await?;
+            let mut record = call.decode(&function)?;
+            record.story = story.map_or_else(Story::default, |story| story_from_sql(&story, call_id));
+            Ok(ToldCall { record, app_name: app.name, function_name: function.name })
+        })
+    }
+
     fn log<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, String> {
         self.run(async move {
             let mut session = self.db.read().await?;
@@ -271,7 +301,8 @@ impl RecordStore for SqlStore {
 }
 
 fn select_calls() -> SelectStatement {
-    Query::select().columns(CALL_COLUMNS).from("calls").to_owned()
+    let shown = CALL_COLUMNS.into_iter().filter(|column| !["fn_id", STORY_COLUMN].contains(column));
+    Query::select().columns(shown).from("calls").to_owned()
 }
 
 /// A call as its row.
@@ -285,6 +316,15 @@ struct CallRow {
     started_at: Option<i64>,
     completed_at: i64,
     cold: i32,
+}
+
+/// A call as its row, with its story.
+#[derive(sqlx::FromRow)]
+struct ToldRow {
+    #[sqlx(flatten)]
+    call: CallRow,
+    fn_id: String,
+    story: Option<String>,
 }
 
 impl CallRow {
@@ -301,6 +341,7 @@ impl CallRow {
             started_at: self.started_at.map(time).transpose()?,
             completed_at: time(self.completed_at)?,
             cold: self.cold != 0,
+            story: Story::default(),
         })
     }
 }
@@ -311,6 +352,18 @@ fn time(millis: i64) -> Result<Timestamp, StoreError> {
 
 fn unreadable(error: impl Into<BoxDynError>) -> StoreError {
     StoreError::Database(sqlx::Error::Decode(error.into()))
+}
+
+pub(super) fn story_to_sql(story: &Story) -> Option<String> {
+    (!story.is_empty()).then(|| serde_json::to_string(story).expect("a story always serializes"))
+}
+
+/// A story that a later version wrote in words of its own is not told; the call is shown all the same.
+fn story_from_sql(text: &str, call_id: &str) -> Story {
+    serde_json::from_str(text).unwrap_or_else(|error| {
+        tracing::warn!(call = call_id, %error, "a call's story cannot be read");
+        Story::default()
+    })
 }
 
 pub(super) fn status_to_sql(status: CallStatus) -> i32 {

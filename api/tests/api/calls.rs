@@ -6,8 +6,10 @@ use axum::body::Body;
 use axum::http::Request;
 use jiff::Timestamp;
 use kiln_api::{RecordWriter, Retention};
-use kiln_shared::ids::{AppId, CallId, FunctionId, TriggerId};
+use kiln_shared::call::Refusal;
+use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId, TriggerId};
 use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record, RecordSink};
+use kiln_shared::story::{Candidate, NodeTimes, Placement, Reason, RefusedTry, Story};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +57,7 @@ impl Calls {
             started_at: Some(at(1)),
             completed_at: at(25),
             cold: false,
+            story: Story::default(),
         }
     }
 
@@ -379,4 +382,69 @@ async fn the_writer_ends_though_the_store_takes_nothing() {
     let drained = tokio::time::timeout(Duration::from_secs(20), calls.drained());
     let api = drained.await.expect("it ends");
     api.get(&path).await.refused(503, DATABASE_AWAY);
+}
+
+/// Each part of a story, with its bounds and odd characters.
+fn whole_story() -> Story {
+    let placement = Placement {
+        balancer: "lb-\u{e9}".into(),
+        reason: Some(Reason::WarmSpill),
+        asked: 3,
+        calls: u32::MAX,
+        tries: 2,
+        refused: vec![RefusedTry {
+            node: NodeId::new("node \0 \"1\""),
+            reason: Reason::WarmHome,
+            calls: 0,
+            refusal: Refusal::UnknownFunction,
+        }],
+        waits: 1,
+        waited: Duration::from_micros(1_234_567),
+        before: Duration::from_micros(u64::MAX),
+    };
+    let candidate = Candidate {
+        node: NodeId::new("node-1"),
+        rank: 0,
+        state: "up".into(),
+        calls: 4,
+        calls_max: 4,
+        idle: 0,
+        starting: 1,
+        queued: 2,
+        memory_free_mib: -64,
+        has_image: true,
+        is_near: true,
+        offer: None,
+        against: vec!["no room".into()],
+        is_chosen: false,
+    };
+    let [queue, start, run, whole] = [1, 2, 3, 6].map(Duration::from_micros);
+    Story {
+        node: Some(NodeId::new("node-2")),
+        placement: Some(placement),
+        times: Some(NodeTimes { queue, start, run, whole }),
+        candidates: vec![candidate],
+    }
+}
+
+#[tokio::test]
+async fn what_became_of_a_call_is_kept_and_told_by_its_id_alone() {
+    let calls = Calls::new().await;
+    let told = CallRecord { story: whole_story(), cold: true, ..calls.record(1) };
+    let (id, path) = (told.id, calls.path());
+    calls.sink.send(Record::Call(told));
+    let silent = calls.call(2);
+    let api = calls.drained().await;
+    let why = api.get(&format!("/kiln/v1/calls/{id}/why")).await.ok().json();
+    assert_eq!((&why["function"], &why["call"]["id"]), (&json!("a/f"), &json!(id.to_string())));
+    assert_eq!(why["call"]["cold"], json!(true));
+    assert_eq!(serde_json::from_value::<Story>(why["story"].clone()).expect("a story"), whole_story());
+    let why = api.get(&format!("/kiln/v1/calls/{silent}/why")).await.ok().json();
+    assert_eq!(why["story"], json!({}));
+    // Fn's own paths show calls as Fn does.
+    let call = api.get(&format!("{path}/{id}")).await.ok().json();
+    assert!(call.get("story").is_none(), "{call}");
+    for unknown in [CallId::generate().to_string(), "x".to_owned(), "%27".to_owned()] {
+        api.get(&format!("/kiln/v1/calls/{unknown}/why")).await.refused(404, "Call not found");
+    }
 }

@@ -3,6 +3,7 @@
 use kiln_api::{RecordWriter, Retention};
 use kiln_shared::ids::CallId;
 use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record, RecordSink};
+use kiln_shared::story::Story;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +57,7 @@ async fn logs_go_on_after_a_restart_in_order_and_bounds_hold() {
             started_at: None,
             completed_at: now,
             cold: false,
+            story: Story::default(),
         }));
         let stop = CancellationToken::new();
         stop.cancel();

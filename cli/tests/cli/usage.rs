@@ -29,6 +29,7 @@ fn help_names_every_verb_and_teaches_by_example() {
         "logs",
         "ca",
         "node",
+        "why",
         "version",
         "completion",
     ] {

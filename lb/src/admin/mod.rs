@@ -1,8 +1,10 @@
 //! What operators ask of a balancer and tell its nodes: `/kiln/v1`.
 //!
-//! Owns the paths and the shapes ([`kiln_shared::model::NodeResource`]); what is shown and done belongs to [`Nodes`].
+//! Owns the paths and the shapes ([`kiln_shared::model::NodeResource`]); what is shown and done belongs to [`Nodes`] and
+//! [`crate::fleet`]. What became of a call that ended is the API's (`/kiln/v1/calls/{call_id}/why`).
 
 mod resource;
+mod why;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -11,9 +13,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use kiln_shared::ids::{FunctionId, NodeId};
 use kiln_shared::link::message::Command;
-use kiln_shared::model::{FleetResource, NodeResource};
+use kiln_shared::model::{FleetResource, FunctionWhy, NodeResource};
 use serde_json::json;
 
+use crate::fleet::FleetReader;
 use crate::nodes::{Look, Nodes, TellError};
 use crate::route::RouteReader;
 
@@ -26,6 +29,8 @@ pub struct Admin {
     pub nodes: Nodes,
     /// For the names of functions.
     pub routes: RouteReader,
+    /// For what placement would do.
+    pub fleet: FleetReader,
 }
 
 /// The paths. A node that is not of this process can be drained and taken back; its answer shows the node as it was
@@ -37,6 +42,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/kiln/v1/nodes/{node}", get(node))
         .route("/kiln/v1/nodes/{node}/drain", post(drain))
         .route("/kiln/v1/nodes/{node}/undrain", post(undrain))
+        .route("/kiln/v1/fns/{fn_id}/why", get(why))
         .with_state(admin)
 }
 
@@ -102,6 +108,11 @@ async fn nodes(State(admin): State<Admin>) -> Result<Response, Refusal> {
 
 async fn node(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Json<NodeResource>, Refusal> {
     admin.node(name).await.map(Json)
+}
+
+async fn why(State(admin): State<Admin>, Path(fn_id): Path<String>) -> Result<Json<FunctionWhy>, Refusal> {
+    let unknown = || Refusal(StatusCode::NOT_FOUND, "Fn not found".to_owned());
+    why::of_function(&admin, &fn_id).map(Json).ok_or_else(unknown)
 }
 
 async fn drain(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Json<NodeResource>, Refusal> {

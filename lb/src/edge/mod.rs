@@ -9,6 +9,8 @@ mod counters;
 mod http2;
 mod seating;
 mod sniff;
+mod timing;
+mod unplaced;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -28,6 +30,8 @@ use kiln_shared::http1::server::{ConnectionLimits, Ended, Request, RequestError,
 use kiln_shared::ids::CallId;
 use kiln_shared::listen::{Bounds, Listeners, Workers};
 use kiln_shared::model::go_json;
+use kiln_shared::record::RecordSink;
+use kiln_shared::story::Placement;
 use kiln_shared::telemetry::MetricsHandle;
 use kiln_shared::token::Token;
 use tokio::net::TcpStream;
@@ -35,6 +39,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::counters::Counters;
 use self::seating::hold_place;
+pub use self::timing::ServerTiming;
+pub use self::unplaced::UNPLACED_RECORDS_PER_SECOND_MAX;
+use self::unplaced::{Named, Unplaced};
 use crate::fleet::{Attempts, Demand, FleetReader, Limits, Next, RetryPolicy};
 use crate::forward::Forwarder;
 use crate::guard::{BodyLimit, InFlightLimit, TokenGuard};
@@ -43,6 +50,8 @@ use crate::route::{Followed, Route, RouteReader, Target, classify, decode};
 /// What the edge needs to know.
 #[derive(Debug, Clone)]
 pub struct EdgeConfig {
+    /// This balancer's name, which its calls' records tell.
+    pub balancer: Arc<str>,
     /// Bounds of a connection.
     pub connection: ConnectionLimits,
     /// Most open connections; further ones are closed when they come.
@@ -62,11 +71,14 @@ pub struct EdgeConfig {
     pub affinity: Affinity,
     /// How often a refused call is tried elsewhere.
     pub retry: RetryPolicy,
+    /// Whether answers tell where the call's time went.
+    pub server_timing: ServerTiming,
 }
 
 impl Default for EdgeConfig {
     fn default() -> Self {
         Self {
+            balancer: "local".into(),
             connection: ConnectionLimits::default(),
             connections_max: 50_000,
             calls_max: 20_000,
@@ -76,6 +88,7 @@ impl Default for EdgeConfig {
             nodes_within: Duration::ZERO,
             affinity: Affinity::Ignored,
             retry: RetryPolicy::default(),
+            server_timing: ServerTiming::Hidden,
         }
     }
 }
@@ -107,6 +120,7 @@ pub struct Edge {
     counters: Counters,
     born: Instant,
     limits: Limits,
+    unplaced: Unplaced,
 }
 
 impl std::fmt::Debug for Edge {
@@ -116,8 +130,15 @@ impl std::fmt::Debug for Edge {
 }
 
 thread_local! {
-    /// This worker's way to the newest routes and view, so that reading them shares nothing with other workers.
-    static READERS: RefCell<Option<(RouteReader, FleetReader)>> = const { RefCell::new(None) };
+    static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
+}
+
+/// What a worker has of its own, so that reading it shares nothing with other workers.
+struct Worker {
+    routes: RouteReader,
+    fleet: FleetReader,
+    /// The balancer's name.
+    balancer: Arc<str>,
 }
 
 /// What routing found, before the call is made of it.
@@ -128,7 +149,8 @@ struct Found {
 }
 
 impl Edge {
-    /// An edge that sends calls to nodes through `forwarder` and everything else to `api`.
+    /// An edge that sends calls to nodes through `forwarder` and everything else to `api`. What became of calls that no node
+    /// took goes to `records`.
     pub fn new(
         config: EdgeConfig,
         catalog: Followed,
@@ -136,6 +158,7 @@ impl Edge {
         forwarder: Forwarder,
         api: Router,
         metrics: MetricsHandle,
+        records: RecordSink,
     ) -> Self {
         Self {
             token: TokenGuard::new(config.token.clone()),
@@ -150,14 +173,29 @@ impl Edge {
             counters: Counters::new(),
             limits: Limits::default(),
             born: Instant::now(),
+            unplaced: Unplaced::new(records),
         }
     }
 
     fn with_readers<T>(&self, read: impl FnOnce(&mut RouteReader, &mut FleetReader) -> T) -> T {
-        READERS.with_borrow_mut(|readers| {
-            let (routes, fleet) =
-                readers.get_or_insert_with(|| (self.catalog.routes.clone(), self.fleet.clone()));
-            read(routes, fleet)
+        self.with_worker(|worker| read(&mut worker.routes, &mut worker.fleet))
+    }
+
+    fn with_worker<T>(&self, read: impl FnOnce(&mut Worker) -> T) -> T {
+        WORKER.with_borrow_mut(|worker| {
+            read(worker.get_or_insert_with(|| Worker {
+                routes: self.catalog.routes.clone(),
+                fleet: self.fleet.clone(),
+                balancer: Arc::from(&*self.config.balancer),
+            }))
+        })
+    }
+
+    /// What is told of a call that came at `received`.
+    fn placement(&self, attempts: &Attempts, received: Instant) -> Placement {
+        self.with_worker(|worker| {
+            let (view, balancer) = (worker.fleet.view(), Arc::clone(&worker.balancer));
+            attempts.trail().placement(balancer, received.elapsed(), |node| view.name_of(node))
         })
     }
 
@@ -175,7 +213,7 @@ impl Edge {
         let (edge, stopped) = (Arc::clone(self), stop.clone());
         listeners.serve(&bounds, stop, &move || {
             // The thread may have served another edge before.
-            READERS.set(None);
+            WORKER.set(None);
             // A token of its own, so that looking at it shares nothing with other workers.
             let (edge, stopped) = (Arc::clone(&edge), stopped.child_token());
             move |stream| connection(Arc::clone(&edge), stream, stopped.clone())
@@ -186,36 +224,65 @@ impl Edge {
         let received = Instant::now();
         let id = CallId::generate();
         let method = head.method.clone();
+        let call = Named {
+            id,
+            app_id: found.function.spec.app_id,
+            trigger_id: match found.kind {
+                CallKind::Trigger(id) => Some(id),
+                CallKind::Invoke => None,
+            },
+            demand: self.demand(&found.function, &head.headers),
+            received,
+        };
         let mut attempts = Attempts::new();
-        let outcome = match self.run(id, head, body, found, received, &mut attempts).await {
+        let outcome = match self.run(&call, head, body, found, &mut attempts).await {
             Ok(response) => answer::complete(&method, response).await,
             Err(failure) => Err(failure),
         };
         tracing::debug!(call = %id, trail = ?attempts.trail(), "call placed");
-        self.counters.ended(outcome.as_ref().map(|response| response.stages), received.elapsed());
-        match outcome {
+        let total = received.elapsed();
+        let stages = outcome.as_ref().map(|response| response.stages);
+        self.counters.ended(stages, total);
+        let stages = stages.ok();
+        let mut response = match outcome {
             Ok(CallResponse { status, mut headers, body, .. }) => {
                 headers.push_valid(b"Fn-Call-Id", id.as_bytes());
                 Response { status, headers, body }
             }
             Err(failure) => {
+                self.record_unplaced(&call, &attempts, &failure);
                 if let Some(detail) = &failure.detail {
                     tracing::info!(call = %id, status = failure.status, error = %failure, detail, "call failed");
                 }
                 failure_response(&failure, Some(id))
             }
+        };
+        if self.config.server_timing == ServerTiming::Shown {
+            timing::push(&mut response.headers, attempts.trail().waited(), stages, total);
         }
+        response
+    }
+
+    /// What a call of `function` asks of the fleet.
+    fn demand(&self, function: &Function, headers: &HeaderBlock) -> Demand {
+        let demand = Demand::of(function);
+        if self.config.affinity == Affinity::ByHeader
+            && let Some(affinity) = headers.get(AFFINITY_HEADER)
+        {
+            return demand.with_affinity(affinity);
+        }
+        demand
     }
 
     async fn run(
         &self,
-        id: CallId,
+        call: &Named,
         head: RequestHead,
         body: Body,
         found: Found,
-        received: Instant,
         attempts: &mut Attempts,
     ) -> Result<CallResponse, Failure> {
+        let Named { id, demand, received, .. } = *call;
         self.token.check(head.headers.get("Authorization")).map_err(Failure::from)?;
         let admitted = self.in_flight.admit().map_err(Failure::from)?;
         let body = self.body_limit.admit(body).map_err(Failure::from)?;
@@ -224,12 +291,6 @@ impl Edge {
                 .headers
                 .get("Fn-Invoke-Type")
                 .is_some_and(|value| value.eq_ignore_ascii_case(b"detached"));
-        let mut demand = Demand::of(&found.function);
-        if self.config.affinity == Affinity::ByHeader
-            && let Some(affinity) = head.headers.get(AFFINITY_HEADER)
-        {
-            demand = demand.with_affinity(affinity);
-        }
         let calls_max = found.function.spec.concurrency_max;
         let limit = calls_max.map(|calls_max| self.limits.of(&demand.function, calls_max));
         let mut request = Box::new(CallRequest {
@@ -243,6 +304,7 @@ impl Edge {
             headers: head.headers,
             body,
             received,
+            placement: None,
         });
         let mut wait = None;
         loop {
@@ -251,6 +313,7 @@ impl Edge {
                 .with_readers(|_, fleet| self.forwarder.hop(place.node(), fleet.view()))
                 .ok_or_else(|| Failure::internal("a local node without an agent"))?;
             let next = loop {
+                request.placement = Some(self.placement(attempts, received));
                 let (reason, back) = match hop.call(request).await {
                     Ok(response) => {
                         place.answered();

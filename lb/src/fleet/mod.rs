@@ -37,7 +37,7 @@ pub use concurrency::{Limit, Limits, Running};
 pub use demand::Demand;
 pub use detail::{FunctionDetail, NodeDetail};
 pub use ejection::EjectionPolicy;
-pub use explain::{Candidate, Explanation, explain};
+pub use explain::{Explanation, explain};
 pub use liveness::LivenessPolicy;
 pub use membership::{Applied, EjectionCounts, Fleet, FleetConfig, Heard, NodeConfig};
 pub use node::{Address, Node, NodeSerial};

@@ -5,6 +5,8 @@
 
 use std::time::Instant;
 
+pub use kiln_shared::story::Reason;
+
 use super::demand::Demand;
 use super::node::NodeSerial;
 use super::policy::{ChBl, LeastLoaded, P2c, Policy, PolicyName, Random, WarmCh};
@@ -86,65 +88,6 @@ impl TriedSet {
     /// True before the first try.
     pub fn is_empty(&self) -> bool {
         self.len == 0
-    }
-}
-
-/// What spoke for a node. Home is the first node of the function's walk, spill any other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// An idle slot at home.
-    WarmHome,
-    /// An idle slot elsewhere.
-    WarmSpill,
-    /// A container that is being started at home, for which no call waits.
-    SoonHome,
-    /// A container that is being started elsewhere, for which no call waits.
-    SoonSpill,
-    /// Room for a container at home.
-    RoomHome,
-    /// Room for a container elsewhere.
-    RoomSpill,
-    /// No room; home's containers have few calls waiting.
-    QueueHome,
-    /// No room; another node's containers have few calls waiting.
-    QueueSpill,
-}
-
-impl Reason {
-    /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
-        Self::WarmHome,
-        Self::WarmSpill,
-        Self::SoonHome,
-        Self::SoonSpill,
-        Self::RoomHome,
-        Self::RoomSpill,
-        Self::QueueHome,
-        Self::QueueSpill,
-    ];
-
-    /// The reason as a metric's label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::WarmHome => "warm_home",
-            Self::WarmSpill => "warm_spill",
-            Self::SoonHome => "soon_home",
-            Self::SoonSpill => "soon_spill",
-            Self::RoomHome => "room_home",
-            Self::RoomSpill => "room_spill",
-            Self::QueueHome => "queue_home",
-            Self::QueueSpill => "queue_spill",
-        }
-    }
-
-    /// True if the node is expected to start a container for the call.
-    pub fn starts_container(self) -> bool {
-        matches!(self, Self::RoomHome | Self::RoomSpill)
-    }
-
-    /// True if the call finds a slot that is free.
-    pub fn is_warm(self) -> bool {
-        matches!(self, Self::WarmHome | Self::WarmSpill)
     }
 }
 

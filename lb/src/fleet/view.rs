@@ -137,6 +137,11 @@ impl View {
         by_serial.binary_search_by_key(&serial, |&(serial, _)| serial).ok().map(|at| by_serial[at].1)
     }
 
+    /// The name of a node, if it is in this view. O(log nodes).
+    pub fn name_of(&self, serial: NodeSerial) -> Option<NodeId> {
+        self.index_of(serial).map(|index| self.member(index).node().id().clone())
+    }
+
     /// The nodes that have containers of the demanded revision, or calls of it. O(1).
     pub(crate) fn places(&self, demand: &Demand) -> &[SlotPlace] {
         let key = demand.slot_key();

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kiln_lb::fleet::{
-    Address, Ask, Demand, Fleet, FleetConfig, NodeConfig, PlacementPolicy, PolicyName, TriedSet, place,
+    Address, Ask, Attempts, Demand, Fleet, FleetConfig, NodeConfig, PlacementPolicy, PolicyName, TriedSet,
+    place,
 };
 use kiln_shared::function::{Function, FunctionSpec};
 use kiln_shared::ids::NodeId;
@@ -91,7 +92,7 @@ fn fleet(now: Instant) -> Fleet {
 }
 
 #[test]
-fn a_decision_of_any_policy_and_a_seat_allocate_nothing() {
+fn a_decision_of_any_policy_a_seat_and_telling_why_allocate_nothing() {
     let now = Instant::now();
     let fleet = fleet(now);
     let demands: Vec<Demand> = (0..200).map(demand).collect();
@@ -109,7 +110,19 @@ fn a_decision_of_any_policy_and_a_seat_allocate_nothing() {
         drop(reader.seat(demand, &tried, now));
         assert!(!reader.room().is_waited_for(&demand.function));
     }
-    assert_eq!(ALLOCATIONS.get() - before, 0);
+    let balancer: Arc<str> = "lb1".into();
+    let before_telling = ALLOCATIONS.get();
+    for demand in &demands {
+        let mut attempts = Attempts::new();
+        let seat = reader.seat(demand, attempts.tried(), now).expect("a node");
+        attempts.seated(&seat);
+        let name_of = |node| view.name_of(node);
+        let told = attempts.trail().placement(Arc::clone(&balancer), Duration::ZERO, name_of);
+        assert_eq!((told.tries, told.reason), (1, Some(seat.reason())));
+    }
+    assert_eq!(ALLOCATIONS.get() - before_telling, 0, "telling why costs nothing");
+    assert_eq!(before_telling - before, 1, "the balancer's name alone");
+    let before = ALLOCATIONS.get();
     drop(Vec::<u8>::with_capacity(1));
     assert_eq!(ALLOCATIONS.get() - before, 1, "the allocator counts");
 }

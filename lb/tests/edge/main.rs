@@ -9,3 +9,4 @@ mod http2;
 mod paths;
 mod support;
 mod waiting;
+mod why;

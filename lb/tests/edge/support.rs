@@ -17,14 +17,20 @@ use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::NodeId;
 use kiln_shared::listen::{Workers, bind};
 use kiln_shared::model::{AppInput, CONCURRENCY_MAX, FunctionInput, TriggerInput};
+use kiln_shared::record::{CallRecord, Record, RecordSink};
 use kiln_shared::report::{NodeReport, ReportScope};
+use kiln_shared::story::Placement;
 use kiln_shared::telemetry::{MetricsHandle, start_metrics};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything; well below the edge's own idle limit.
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
+
+/// Records that a test can look at later.
+const RECORDS_MAX: usize = 1024;
 
 /// A call as the node got it, with its whole body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +38,10 @@ pub(crate) struct Seen {
     pub(crate) method: String,
     pub(crate) url: String,
     pub(crate) body: Bytes,
+    pub(crate) placement: Option<Placement>,
 }
 
-type Script = Box<dyn Fn(&Seen) -> CallResponse + Send + Sync>;
+type Script = Box<dyn Fn(&Seen) -> Result<CallResponse, Failure> + Send + Sync>;
 
 /// A node that counts calls, reads their bodies to the end and answers by a script.
 pub(crate) struct ScriptedNode {
@@ -59,13 +66,13 @@ impl CallHop for ScriptedNode {
     fn call(&self, request: Box<CallRequest>) -> CallFuture<'_> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
-            let CallRequest { method, url, body, .. } = *request;
+            let CallRequest { method, url, body, placement, .. } = *request;
             let Ok(body) = body.collect(1 << 24).await else {
                 return Err(CallError::Failed(Failure::cancelled()));
             };
-            let seen = Seen { method: method.to_string(), url, body };
+            let seen = Seen { method: method.to_string(), url, body, placement };
             self.whole.lock().expect("no test panics with it").push(seen.clone());
-            Ok((self.script)(&seen))
+            Ok((self.script)(&seen)?)
         })
     }
 }
@@ -84,6 +91,8 @@ pub(crate) struct TestEdge {
     pub(crate) node: Arc<ScriptedNode>,
     pub(crate) invoke_path: String,
     pub(crate) address: SocketAddr,
+    /// What the edge records of calls that no node took.
+    kept: mpsc::Receiver<Record>,
     stop: CancellationToken,
     workers: Option<Workers>,
 }
@@ -106,6 +115,15 @@ impl TestEdge {
         concurrency_max: serde_json::Value,
         script: impl Fn(&Seen) -> CallResponse + Send + Sync + 'static,
     ) -> Self {
+        Self::start_failing(config, concurrency_max, move |seen| Ok(script(seen))).await
+    }
+
+    /// With a limit on the function's calls, unless that is null, and a node that may fail.
+    pub(crate) async fn start_failing(
+        config: EdgeConfig,
+        concurrency_max: serde_json::Value,
+        script: impl Fn(&Seen) -> Result<CallResponse, Failure> + Send + Sync + 'static,
+    ) -> Self {
         let catalog = Catalog::open("sqlite://:memory:").await.expect("a catalog in memory");
         let invoke_path = format!("/invoke/{}", fill(&catalog, &concurrency_max).await);
         let (followed, _) = follow(catalog.clone()).await.expect("the routes are read");
@@ -114,6 +132,7 @@ impl TestEdge {
             whole: Mutex::default(),
             script: Box::new(script),
         });
+        let (records, kept) = RecordSink::bounded(RECORDS_MAX);
         let edge = Edge::new(
             config,
             followed,
@@ -121,15 +140,26 @@ impl TestEdge {
             Forwarder::local(Arc::clone(&node) as Arc<dyn CallHop>),
             kiln_api::router(ApiState::new(catalog)),
             metrics(),
+            records,
         );
         let listeners = bind(([127, 0, 0, 1], 0).into(), 1).expect("a free port");
         let (address, stop) = (listeners.address(), CancellationToken::new());
         let workers = Arc::new(edge).serve(listeners, &stop, Duration::ZERO).expect("a thread");
-        Self { node, invoke_path, address, stop, workers: Some(workers) }
+        Self { node, invoke_path, address, kept, stop, workers: Some(workers) }
     }
 
     pub(crate) async fn connect(&self) -> Client {
         Client { stream: TcpStream::connect(self.address).await.expect("connects"), read: Vec::new() }
+    }
+
+    /// What the edge has recorded of calls since it was asked last.
+    pub(crate) fn recorded(&mut self) -> Vec<CallRecord> {
+        let records = std::iter::from_fn(|| self.kept.try_recv().ok());
+        let calls = records.filter_map(|record| match record {
+            Record::Call(call) => Some(call),
+            Record::Log(_) => None,
+        });
+        calls.collect()
     }
 
     /// Sends all of it on a new connection; everything that comes until the edge closes the connection.

@@ -91,7 +91,8 @@ impl Front {
     async fn start(catalog: &Catalog, fleet: FleetReader, forwarder: Forwarder, config: EdgeConfig) -> Self {
         let (followed, _) = follow(catalog.clone()).await.expect("the routes are read");
         let api = kiln_api::router(ApiState::new(catalog.clone()));
-        let edge = Edge::new(config, followed, fleet, forwarder, api, metrics());
+        let records = kiln_shared::record::RecordSink::bounded(64).0;
+        let edge = Edge::new(config, followed, fleet, forwarder, api, metrics(), records);
         let listeners = bind((Ipv4Addr::LOCALHOST, 0).into(), 1).expect("a free port");
         let (address, stop) = (listeners.address(), CancellationToken::new());
         let workers = Arc::new(edge).serve(listeners, &stop, Duration::ZERO).expect("a thread");

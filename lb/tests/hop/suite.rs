@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::{CallError, Failure, Refusal};
+use kiln_shared::ids::NodeId;
+use kiln_shared::story::{Placement, Reason, RefusedTry};
 
-use crate::support::{LONG, Node, WAYS, answer, call, piecewise, reached, request, ways};
+use crate::support::{BALANCER, LONG, Node, WAYS, answer, call, piecewise, reached, request, ways};
 
 #[tokio::test]
 async fn request_and_answer_arrive_as_they_were_sent() {
@@ -25,14 +27,52 @@ async fn request_and_answer_arrive_as_they_were_sent() {
         for body in [&b""[..], b"hello"] {
             let response = call(&*way.hop, request(Body::from(Bytes::from_static(body)))).await.expect(name);
             assert_eq!((response.status, response.stages.cold), (418, true), "{name}");
-            let times = (response.stages.wait, response.stages.run);
-            assert_eq!(times, (Duration::from_micros(7), Duration::from_micros(8)), "{name}");
+            let times = [response.stages.wait, response.stages.start, response.stages.run];
+            assert_eq!(times, [7, 6, 8].map(Duration::from_micros), "{name}");
             assert_eq!(
                 response.headers.iter().collect::<Vec<_>>(),
                 [(&b"X-Answer"[..], &b"yes"[..])],
                 "{name}"
             );
             assert_eq!(response.body.collect(100).await.expect(name), body, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_node_learns_why_it_gets_a_call_and_of_which_balancer() {
+    let told = Placement {
+        balancer: "forged".into(),
+        reason: Some(Reason::QueueSpill),
+        asked: 4,
+        calls: 3,
+        tries: 2,
+        refused: vec![RefusedTry {
+            node: NodeId::new("other"),
+            reason: Reason::WarmHome,
+            calls: 1,
+            refusal: Refusal::Draining,
+        }],
+        waits: 1,
+        waited: Duration::from_micros(5),
+        before: Duration::from_micros(6),
+    };
+    let seen = Arc::new(Mutex::new(VecDeque::new()));
+    let kept = Arc::clone(&seen);
+    let node = Node::new(move |request| {
+        kept.lock().expect("no panic with it").push_back(request.placement);
+        async { Ok(answer(200, Body::Empty)) }
+    });
+    for (name, way) in ways(&node) {
+        // Over the network a balancer's name is what its certificate says.
+        let balancer = if name == "in process" { "forged" } else { BALANCER };
+        let expected = Placement { balancer: balancer.into(), ..told.clone() };
+        for (sent, expected) in [(Some(told.clone()), Some(expected)), (None, None)] {
+            let mut request = request(Body::Empty);
+            request.placement = sent;
+            call(&*way.hop, request).await.expect(name);
+            let seen = seen.lock().expect("no panic with it").pop_front().expect(name);
+            assert_eq!(seen, expected, "{name}");
         }
     }
 }

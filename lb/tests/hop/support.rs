@@ -151,6 +151,9 @@ pub(crate) fn ways(node: &Arc<Node>) -> [(&'static str, Way); WAYS] {
     ]
 }
 
+/// The balancer that calls, but for [`hop_as`].
+pub(crate) const BALANCER: &str = "lb";
+
 /// How many [`ways`] there are.
 pub(crate) const WAYS: usize = 3;
 
@@ -182,7 +185,7 @@ pub(crate) fn hop_over(carrier: Carrier, address: SocketAddr) -> Arc<dyn CallHop
 }
 
 pub(crate) fn hop_with(pools: PoolConfig, address: SocketAddr) -> Arc<dyn CallHop> {
-    hop_as(&credentials(fleet(), Role::Balancer, "lb"), NODE, pools, address)
+    hop_as(&credentials(fleet(), Role::Balancer, BALANCER), NODE, pools, address)
 }
 
 /// The way of the balancer with these credentials to `node` at the address.
@@ -232,6 +235,7 @@ pub(crate) fn request(body: Body) -> Box<CallRequest> {
         headers,
         body,
         received: Instant::now(),
+        placement: None,
     })
 }
 
@@ -242,7 +246,12 @@ pub(crate) fn answer(status: u16, body: Body) -> CallResponse {
         status,
         headers,
         body,
-        stages: Stages { cold: true, wait: Duration::from_micros(7), run: Duration::from_micros(8) },
+        stages: Stages {
+            cold: true,
+            wait: Duration::from_micros(7),
+            start: Duration::from_micros(6),
+            run: Duration::from_micros(8),
+        },
     }
 }
 

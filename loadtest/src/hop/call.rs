@@ -1,7 +1,7 @@
 //! The call that every way carries, and the agent that gives its body back.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -54,6 +54,7 @@ impl Call {
             headers,
             body: Body::Empty,
             received: Instant::now(),
+            placement: None,
         };
         Self { request, body: Bytes::from(vec![b'x'; body_bytes]) }
     }
@@ -89,13 +90,16 @@ impl Call {
     }
 }
 
+/// The balancer that calls are from.
+static BALANCER: LazyLock<Arc<str>> = LazyLock::new(|| "balancer".into());
+
 /// Answers with the call's body.
 #[derive(Debug)]
 pub struct Echo;
 
 impl Service for Echo {
     fn handle(&self, request: Request) -> impl Future<Output = Response> + Send {
-        std::future::ready(match IncomingCall::read(request.head) {
+        std::future::ready(match IncomingCall::read(request.head, &BALANCER) {
             Err(error) => plain(400, &error.to_string()),
             Ok(call) => {
                 std::hint::black_box(&call);

@@ -41,5 +41,6 @@ pub(crate) fn call(format: Format, headers: &[(&str, &str)], body: &'static str)
         headers: block(headers),
         body: Body::from(Bytes::from_static(body.as_bytes())),
         received: Instant::now(),
+        placement: None,
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! | first line | status | what it is |
 //! |---|---|---|
-//! | `Kiln-Answer: cold\|warm WAIT_MICROS RUN_MICROS` | the function's | the function's answer |
+//! | `Kiln-Answer: cold\|warm WAIT_MICROS RUN_MICROS START_MICROS` | the function's | the function's answer |
 //! | `Kiln-Refusal: REASON` | 503 | a [`Refusal`]: no byte reached a function |
 //! | `Kiln-Failure: KIND` | the client's | a [`Failure`] in JSON |
 //!
@@ -28,6 +28,7 @@ use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::push_decimal;
 use crate::http1::server::Response;
 use crate::ids::{CallId, FunctionId};
+use crate::story::{Placement, as_micros};
 
 const CALL_HEADER: &str = "Kiln-Call";
 const URL_HEADER: &str = "Kiln-Url";
@@ -53,7 +54,7 @@ pub fn request_head(
 ) -> Result<Vec<u8>, ProtocolError> {
     let lines = request.headers.as_bytes();
     let mut head =
-        Vec::with_capacity(lines.len() + request.url.len() + request.path.len() + host.len() + 320);
+        Vec::with_capacity(lines.len() + request.url.len() + request.path.len() + host.len() + 400);
     head.extend_from_slice(b"POST ");
     head.extend_from_slice(CALL_PATH.as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
@@ -74,6 +75,11 @@ pub fn request_head(
         CallMode::Detached => b" detached ",
     });
     head.extend_from_slice(request.method.as_str().as_bytes());
+    // In the same line, so that no client's line can be taken for it; who does not know these words passes them over.
+    if let Some(placement) = &request.placement {
+        head.push(b' ');
+        placement.push_words(&mut head);
+    }
     head.extend_from_slice(b"\r\n");
     for (name, value) in [(URL_HEADER, &*request.url), (PATH_HEADER, &*request.path)] {
         if value.bytes().any(|byte| byte.is_ascii_control()) {
@@ -125,17 +131,18 @@ pub struct IncomingCall {
     url: String,
     path: Cow<'static, str>,
     headers: HeaderBlock,
+    placement: Option<Placement>,
 }
 
 impl IncomingCall {
-    /// Reads the head of a call.
+    /// Reads the head of a call of the balancer with that name.
     ///
     /// # Errors
     /// It is no call.
-    pub fn read(head: RequestHead) -> Result<Self, ProtocolError> {
+    pub fn read(head: RequestHead, balancer: &Arc<str>) -> Result<Self, ProtocolError> {
         let mut headers = head.headers;
-        let (id, function, revision, kind, mode, method) = headers
-            .take_first(CALL_HEADER, read_call)
+        let (id, function, revision, kind, mode, method, placement) = headers
+            .take_first(CALL_HEADER, |line| read_call(line, balancer))
             .unwrap_or(Err(ProtocolError("no call in the first line")))?;
         let mut text = |name, missing| {
             let value = headers.take_first(name, |value| String::from_utf8(value.to_vec()));
@@ -143,7 +150,7 @@ impl IncomingCall {
         };
         let url = text(URL_HEADER, "no URL in its line")?;
         let path = Cow::Owned(text(PATH_HEADER, "no path in its line")?);
-        Ok(Self { function, revision, id, kind, mode, method, url, path, headers })
+        Ok(Self { function, revision, id, kind, mode, method, url, path, headers, placement })
     }
 
     /// The call, with the function that was looked up.
@@ -159,13 +166,14 @@ impl IncomingCall {
             headers: self.headers,
             body,
             received,
+            placement: self.placement,
         })
     }
 }
 
-type CallLine = (CallId, FunctionId, Revision, CallKind, CallMode, http::Method);
+type CallLine = (CallId, FunctionId, Revision, CallKind, CallMode, http::Method, Option<Placement>);
 
-fn read_call(line: &[u8]) -> Result<CallLine, ProtocolError> {
+fn read_call(line: &[u8], balancer: &Arc<str>) -> Result<CallLine, ProtocolError> {
     let line = std::str::from_utf8(line).map_err(|_| ProtocolError("a call that is not text"))?;
     let mut words = line.split(' ');
     let mut word = || words.next().ok_or(ProtocolError("a call with too few words"));
@@ -182,18 +190,21 @@ fn read_call(line: &[u8]) -> Result<CallLine, ProtocolError> {
         _ => return Err(ProtocolError("a bad call mode")),
     };
     let method = word()?.parse().map_err(|_| ProtocolError("a bad method"))?;
-    Ok((id, function, Revision(revision), kind, mode, method))
+    let placement = Placement::read_words(words, Arc::clone(balancer));
+    Ok((id, function, Revision(revision), kind, mode, method, placement))
 }
 
 /// The answer of a function, as an agent sends it.
 pub fn answer(response: CallResponse) -> Response {
     let CallResponse { status, headers: lines, body, stages } = response;
-    let mut headers = HeaderBlock::with_capacity(lines.as_bytes().len() + 40);
-    let mut value = Vec::with_capacity(24);
+    let mut headers = HeaderBlock::with_capacity(lines.as_bytes().len() + 48);
+    let mut value = Vec::with_capacity(32);
     value.extend_from_slice(if stages.cold { b"cold " } else { b"warm " });
-    push_decimal(micros(stages.wait), &mut value);
-    value.push(b' ');
-    push_decimal(micros(stages.run), &mut value);
+    push_decimal(as_micros(stages.wait), &mut value);
+    for time in [stages.run, stages.start] {
+        value.push(b' ');
+        push_decimal(as_micros(time), &mut value);
+    }
     headers.push_valid(ANSWER_HEADER.as_bytes(), &value);
     headers.extend(&lines);
     Response { status, headers, body }
@@ -253,13 +264,11 @@ fn read_stages(value: &[u8]) -> Option<Stages> {
         "warm" => false,
         _ => return None,
     };
-    let (wait, run) = times.split_once(' ')?;
-    let duration = |text: &str| text.parse().ok().map(Duration::from_micros);
-    Some(Stages { cold, wait: duration(wait)?, run: duration(run)? })
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    let mut times = times.split(' ').map(|text| text.parse().ok().map(Duration::from_micros));
+    let (wait, run) = (times.next()??, times.next()??);
+    // An agent of an earlier version does not tell it.
+    let start = times.next().flatten().unwrap_or_default();
+    Some(Stages { cold, wait, start, run })
 }
 
 /// Reads the body of a failure.

@@ -10,6 +10,7 @@ mod error;
 mod function;
 mod node;
 mod trigger;
+mod why;
 mod wire;
 
 pub use annotations::{
@@ -21,6 +22,7 @@ pub use error::ApiError;
 pub use function::{FunctionInput, FunctionResource, resolve};
 pub use node::{FleetResource, NodeFunction, NodeResource, ScaleResource};
 pub use trigger::{Trigger, TriggerInput, TriggerType};
+pub use why::{CallWhy, FunctionWhy};
 pub use wire::{Config, from_json, go_json};
 
 /// Longest name of an app, function or trigger, in bytes.

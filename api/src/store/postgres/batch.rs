@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
 use super::without_nul;
-use crate::store::records::{CALL_COLUMNS, LOG_COLUMNS, status_to_sql};
+use crate::store::records::{CALL_COLUMNS, LOG_COLUMNS, status_to_sql, story_to_sql};
 
 /// Arrays of columns in, the number of new calls out. Both inserts run, though only one is asked for its rows:
 /// <https://www.postgresql.org/docs/15/queries-with.html#QUERIES-WITH-MODIFYING>.
@@ -19,10 +19,10 @@ static APPEND: LazyLock<String> = LazyLock::new(|| {
         "WITH more_calls AS (\
              INSERT INTO calls ({calls}) SELECT * FROM unnest(\
                  $1::text[], $2::text[], $3::text[], $4::int[], $5::text[], \
-                 $6::bigint[], $7::bigint[], $8::bigint[], $9::int[]\
+                 $6::bigint[], $7::bigint[], $8::bigint[], $9::int[], $10::text[]\
              ) ON CONFLICT DO NOTHING RETURNING 1\
          ), more_logs AS (\
-             INSERT INTO logs ({logs}) SELECT * FROM unnest($10::text[], $11::bigint[], $12::bigint[], $13::text[]) \
+             INSERT INTO logs ({logs}) SELECT * FROM unnest($11::text[], $12::bigint[], $13::bigint[], $14::text[]) \
              ON CONFLICT DO NOTHING\
          ) SELECT count(*) FROM more_calls"
     )
@@ -47,6 +47,7 @@ pub(super) async fn append(
         .bind(column(&calls, |call| call.started_at.map(Timestamp::as_millisecond)))
         .bind(column(&calls, |call| call.completed_at.as_millisecond()))
         .bind(column(&calls, |call| i32::from(call.cold)))
+        .bind(column(&calls, |call| story_to_sql(&call.story)))
         .bind(column(logs, |(_, chunk)| chunk.call_id.as_str()))
         .bind(column(logs, |(part, _)| *part))
         .bind(column(logs, |(_, chunk)| chunk.text.len() as i64))

@@ -13,7 +13,7 @@ use sqlx::error::BoxDynError;
 use sqlx::sqlite::SqliteArguments;
 
 use crate::store::StoreError;
-use crate::store::records::{CALL_COLUMNS, LOG_COLUMNS, status_to_sql};
+use crate::store::records::{CALL_COLUMNS, LOG_COLUMNS, status_to_sql, story_to_sql};
 
 /// Rows per statement. A batch takes the smallest that holds it and leaves the other rows empty.
 const ROWS: [usize; 5] = [4, 16, 64, 192, 512];
@@ -41,7 +41,8 @@ pub(super) fn calls(calls: &[&CallRecord]) -> Result<Vec<Insert>, StoreError> {
         values.add(call.created_at.as_millisecond())?;
         values.add(call.started_at.map(Timestamp::as_millisecond))?;
         values.add(call.completed_at.as_millisecond())?;
-        values.add(i32::from(call.cold))
+        values.add(i32::from(call.cold))?;
+        values.add(story_to_sql(&call.story))
     })
 }
 

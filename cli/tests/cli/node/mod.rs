@@ -10,6 +10,7 @@ mod python;
 mod python_image;
 mod restart;
 mod room;
+mod why;
 
 use std::fs::{self, File};
 use std::path::PathBuf;

@@ -8,7 +8,8 @@ use crate::call::FailureKind;
 use crate::contract::testing::function;
 use crate::function::Format;
 use crate::http1::head::{HeadLimits, parse_request, parse_response};
-use crate::ids::TriggerId;
+use crate::ids::{NodeId, TriggerId};
+use crate::story::{Reason, RefusedTry};
 
 fn request(headers: HeaderBlock) -> CallRequest {
     CallRequest {
@@ -22,6 +23,7 @@ fn request(headers: HeaderBlock) -> CallRequest {
         headers,
         body: Body::Empty,
         received: Instant::now(),
+        placement: None,
     }
 }
 
@@ -34,7 +36,7 @@ fn read_back(sent: &CallRequest) -> Box<CallRequest> {
         request_head(sent, "10.0.0.1:8081", WriteFraming::Chunked, SendBody::WhenAsked).expect("a head");
     let head = parse_request(&head, &limits()).expect("HTTP");
     assert!(head.expects_continue && head.target == CALL_PATH);
-    let call = IncomingCall::read(head).expect("a call");
+    let call = IncomingCall::read(head, &"lb1".into()).expect("a call");
     assert_eq!((call.function, call.revision), (sent.function.spec.id, sent.function.revision));
     call.into_request(Arc::clone(&sent.function), Body::Empty, sent.received)
 }
@@ -48,6 +50,40 @@ fn a_call_arrives_as_it_was_sent() {
     assert_eq!((read.id, read.kind, read.mode), (sent.id, sent.kind, sent.mode));
     assert_eq!((read.method, read.url, read.path), (sent.method, sent.url, sent.path));
     assert_eq!(read.headers, sent.headers);
+}
+
+#[test]
+fn where_a_call_was_sent_and_why_arrives_with_it_and_only_from_the_balancer() {
+    let told = Placement {
+        balancer: "lb1".into(),
+        reason: Some(Reason::RoomSpill),
+        asked: 3,
+        calls: 7,
+        tries: 2,
+        refused: vec![RefusedTry {
+            node: NodeId::new("node-1"),
+            reason: Reason::WarmHome,
+            calls: 9,
+            refusal: Refusal::Busy,
+        }],
+        waits: 1,
+        waited: Duration::from_micros(1500),
+        before: Duration::from_micros(1600),
+    };
+    let mut headers = HeaderBlock::new();
+    headers.push_valid(b"Kiln-Call", b"warm_home 1 1 1 0 0 0");
+    let mut sent = request(headers);
+    assert_eq!(read_back(&sent).placement, None);
+    sent.placement = Some(told.clone());
+    let read = read_back(&sent);
+    assert_eq!((read.placement, &read.headers), (Some(told), &sent.headers));
+}
+
+#[test]
+fn an_answer_of_an_agent_that_tells_no_start_is_read() {
+    assert_eq!(read_stages(b"warm 7 8").map(|stages| stages.start), Some(Duration::ZERO));
+    assert_eq!(read_stages(b"warm 7"), None);
+    assert_eq!(read_stages(b"warm 7 x"), None);
 }
 
 #[test]
@@ -74,7 +110,7 @@ fn what_is_no_call_is_refused() {
     ] {
         let head = format!("POST /call HTTP/1.1\r\n{lines}Host: a\r\n\r\n");
         let head = parse_request(head.as_bytes(), &limits()).expect("HTTP");
-        assert!(IncomingCall::read(head).is_err(), "{lines}");
+        assert!(IncomingCall::read(head, &"lb1".into()).is_err(), "{lines}");
     }
 }
 
@@ -98,7 +134,8 @@ fn an_answer_is_told_from_a_refusal_whatever_the_function_says() {
     let mut headers = HeaderBlock::new();
     headers.push_valid(REFUSAL_HEADER.as_bytes(), b"busy");
     headers.push_valid(ANSWER_HEADER.as_bytes(), b"forged");
-    let stages = Stages { cold: true, wait: Duration::from_micros(1234), run: Duration::from_micros(5) };
+    let [wait, start, run] = [1234, 1200, 5].map(Duration::from_micros);
+    let stages = Stages { cold: true, wait, start, run };
     let body = Body::from(Bytes::from_static(b"x"));
     let sent = answer(CallResponse { status: 503, headers: headers.clone(), body, stages });
     let (head, verdict) = sent_back(&sent);
