@@ -20,8 +20,6 @@ use crate::{Agent, AgentConfig, capacity};
 
 /// Longest path of a directory for sockets that still leaves room for their names (`sun_path`, unix(7)).
 const SOCKET_DIR_BYTES_MAX: usize = 70;
-/// Largest body of a detached call in bytes.
-const DETACHED_BODY_BYTES_MAX: u64 = 6 << 20;
 
 /// What a node may use and allow.
 #[derive(Debug, Clone, Args)]
@@ -91,7 +89,6 @@ impl NodeArgs {
             node,
             slots: SlotsConfig::for_node(memory_mib, cores),
             limits: Limits { response_bytes_max: self.response_bytes_max, ..Limits::default() },
-            detached_body_bytes_max: DETACHED_BODY_BYTES_MAX,
         };
         Ok(Agent::start(config, driver, sink))
     }

@@ -76,7 +76,9 @@ impl Room {
             0 => MEMORY_GUESS_MIB,
             running => (held.memory_mib / running as u64).max(1),
         };
-        let cold = usize::try_from(room_mib / mean_mib).unwrap_or(COLD_MAX).min(COLD_MAX);
+        // One at a time is taken even where the guess says that there is no room for it: it may be small.
+        let cold_min = usize::from(held.messages == 0 && room_mib > 0);
+        let cold = usize::try_from(room_mib / mean_mib).unwrap_or(COLD_MAX).clamp(cold_min, COLD_MAX);
         let cold = cold.saturating_sub(held.waiting);
         if cold == 0 {
             return Self::warm(report, held, left, true);
@@ -144,14 +146,7 @@ mod tests {
     }
 
     fn containers_of(idle: u32, busy: u32, waiting: u32) -> FunctionReport {
-        FunctionReport {
-            id: FunctionId::generate(),
-            revision: Revision(1),
-            idle,
-            busy,
-            starting: 0,
-            waiting,
-        }
+        FunctionReport { id: FunctionId::generate(), revision: Revision(1), idle, busy, starting: 0, waiting }
     }
 
     fn held(messages: usize, waiting: usize, memory_mib: u64) -> Held {
@@ -162,6 +157,14 @@ mod tests {
     fn an_empty_node_takes_what_its_share_has_room_for() {
         let room = Room::of(&report(0, 0, Vec::new()), Held::default(), SHARES);
         assert_eq!(room, Room::Any { warm: Vec::new(), messages: 6 });
+    }
+
+    #[test]
+    fn a_small_node_takes_one_at_a_time() {
+        let small = NodeReport { memory_total_mib: 80, ..report(0, 0, Vec::new()) };
+        let room = |held| Room::of(&small, held, SHARES);
+        assert_eq!(room(Held::default()), Room::Any { warm: Vec::new(), messages: 1 });
+        assert_eq!(room(held(1, 1, 0)), Room::None);
     }
 
     #[test]
@@ -185,7 +188,9 @@ mod tests {
     fn queued_work_with_its_whole_share_leaves_idle_containers_to_callers() {
         let (idle, busy) = (containers_of(1, 0, 0), containers_of(0, 8, 0));
         let report = report(900, 100, vec![idle, busy]);
-        let Room::Warm { functions, .. } = Room::of(&report, held(8, 0, 800), SHARES) else { panic!("not warm") };
+        let Room::Warm { functions, .. } = Room::of(&report, held(8, 0, 800), SHARES) else {
+            panic!("not warm")
+        };
         assert_eq!(functions, [busy.id]);
     }
 

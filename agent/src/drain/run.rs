@@ -23,8 +23,8 @@ pub(super) async fn run(
         Ok(response) => ended(response, keeps_answer).await,
         Err(outcome) => (outcome, None),
     };
-    let is_last = attempt_number >= attempts_max
-        || matches!(outcome, Outcome::Failed { retry: Retry::Never, .. });
+    let is_last =
+        attempt_number >= attempts_max || matches!(outcome, Outcome::Failed { retry: Retry::Never, .. });
     Finished { receipt, function_id, attempt: attempt_number, is_last, outcome, answer }
 }
 

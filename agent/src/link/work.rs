@@ -6,7 +6,9 @@ use std::time::Duration;
 use kiln_shared::link::frame::{MessageReader, write_message};
 use kiln_shared::link::message::Opening;
 use kiln_shared::link::work::{WORK_BYTES_MAX, WorkAnswer, WorkAsk, read_work, write_finish};
-use kiln_shared::queue::{Finished, Held, QueueError, QueueFuture, Receipt, Reserve, Settled, Work, WorkSource};
+use kiln_shared::queue::{
+    Finished, Held, QueueError, QueueFuture, Receipt, Reserve, Settled, Work, WorkSource,
+};
 use quinn::{Connection, RecvStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -105,7 +107,12 @@ fn refusal(answer: WorkAnswer) -> QueueError {
 }
 
 impl WorkSource for LinkedQueue<'_> {
-    fn take(&self, reserve: Reserve, wait: Duration, enough: CancellationToken) -> QueueFuture<'_, Vec<Work>> {
+    fn take(
+        &self,
+        reserve: Reserve,
+        wait: Duration,
+        enough: CancellationToken,
+    ) -> QueueFuture<'_, Vec<Work>> {
         Box::pin(LinkedQueue::take(self, reserve, wait, enough))
     }
 

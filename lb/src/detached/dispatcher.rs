@@ -131,13 +131,12 @@ impl Dispatcher {
         if !notices.is_empty() {
             self.shared.queue.enqueue(notices).await?;
         }
-        let settlements = finished.iter().map(|end| Settlement {
-            receipt: end.receipt,
-            outcome: end.outcome.clone(),
-        });
+        let settlements =
+            finished.iter().map(|end| Settlement { receipt: end.receipt, outcome: end.outcome.clone() });
         let settled = self.shared.queue.settle(settlements.collect()).await?;
         // Dead by its deadline, which only the queue knows.
-        let late = finished.iter().zip(&settled).filter(|(end, settled)| **settled == Settled::Dead && !end.is_last);
+        let late =
+            finished.iter().zip(&settled).filter(|(end, settled)| **settled == Settled::Dead && !end.is_last);
         let late = late.filter_map(|(end, _)| match &end.outcome {
             Outcome::Failed { error, .. } => self.shared.notice_of(end, End::Dead(error)),
             _ => None,
@@ -264,7 +263,12 @@ fn leave_out_deliveries(functions: &mut Functions) {
 }
 
 impl WorkSource for Dispatcher {
-    fn take(&self, reserve: Reserve, wait: Duration, enough: CancellationToken) -> QueueFuture<'_, Vec<Work>> {
+    fn take(
+        &self,
+        reserve: Reserve,
+        wait: Duration,
+        enough: CancellationToken,
+    ) -> QueueFuture<'_, Vec<Work>> {
         Box::pin(self.take_work(reserve, wait, enough))
     }
 

@@ -62,7 +62,9 @@ impl Enqueuer {
                 mpsc::error::TrySendError::Closed(_) => "this balancer stops".to_owned(),
             })
         })?;
-        answered.await.unwrap_or_else(|_dropped| Err(QueueError::Unavailable("this balancer stops".to_owned())))
+        answered
+            .await
+            .unwrap_or_else(|_dropped| Err(QueueError::Unavailable("this balancer stops".to_owned())))
     }
 }
 
@@ -107,10 +109,13 @@ impl EnqueueTask {
 }
 
 async fn store(queue: Arc<dyn Queue>, batch: Vec<Job>) {
-    let (messages, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.message, job.answer)).unzip();
+    let (messages, answers): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|job| (job.message, job.answer)).unzip();
     match queue.enqueue(messages).await {
         // A caller who went away has no use for the answer; the message is stored.
-        Ok(stored) => answers.into_iter().zip(stored).for_each(|(answer, stored)| drop(answer.send(Ok(stored)))),
+        Ok(stored) => {
+            answers.into_iter().zip(stored).for_each(|(answer, stored)| drop(answer.send(Ok(stored))))
+        }
         Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
     }
 }

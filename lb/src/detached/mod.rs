@@ -1,9 +1,12 @@
 //! Detached calls: accepted when they are safe in the queue, given to nodes that have room, and told to destinations.
 
+mod deliver;
 mod dispatcher;
 mod enqueuer;
+mod late;
 mod notice;
 mod options;
+mod start;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use kiln_shared::queue::{NewMessage, PAYLOAD_BYTES_MAX, QueueError, StoredCall};
 pub use self::dispatcher::Dispatcher;
 pub use self::enqueuer::{EnqueueTask, Enqueuer};
 use self::options::DetachedOptions;
+pub use self::start::{Detached, QueueArgs};
 
 /// Takes detached calls in. Cheap to clone, and usable on every runtime.
 #[derive(Debug, Clone)]
@@ -63,7 +67,8 @@ impl Intake {
         let options = DetachedOptions::read(&head.headers)?;
         let payload = body.collect(self.body_bytes_max).await.map_err(|error| Failure::of_body(&error))?;
         let path = path.into_owned();
-        let stored = StoredCall { kind, method: head.method, url, path, headers: for_function(&head.headers) };
+        let stored =
+            StoredCall { kind, method: head.method, url, path, headers: for_function(&head.headers) };
         let message = NewMessage {
             priority: options.priority,
             delay: options.delay,
@@ -95,7 +100,8 @@ fn failure_of(error: QueueError) -> Failure {
         QueueError::TooLarge { .. } => Failure::new(FailureKind::RequestTooLarge, 413, message),
         QueueError::Invalid(_) => Failure::new(FailureKind::BadRequest, 400, message),
         QueueError::Failed(detail) => {
-            Failure::new(FailureKind::Busy, 503, "The call was not accepted: the queue failed").with_detail(detail)
+            Failure::new(FailureKind::Busy, 503, "The call was not accepted: the queue failed")
+                .with_detail(detail)
         }
     }
 }

@@ -30,13 +30,15 @@ impl DetachedOptions {
     /// # Errors
     /// 400 with the header's name.
     pub(super) fn read(headers: &HeaderBlock) -> Result<Self, Failure> {
-        let priority = |text: &str| text.parse::<u8>().ok().and_then(|number| Priority::try_from(number).ok());
+        let priority =
+            |text: &str| text.parse::<u8>().ok().and_then(|number| Priority::try_from(number).ok());
         let key = |text: &str| {
             let fits = !text.is_empty() && text.len() <= KEY_BYTES_MAX;
             (fits && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| text.to_owned())
         };
         Ok(Self {
-            delay: read(headers, DELAY_HEADER, "0s to 366d, such as 30s, 5m or 2h", duration)?.unwrap_or_default(),
+            delay: read(headers, DELAY_HEADER, "0s to 366d, such as 30s, 5m or 2h", duration)?
+                .unwrap_or_default(),
             start_within: read(headers, START_WITHIN_HEADER, "1s to 366d, such as 30s, 5m or 2h", |text| {
                 duration(text).filter(|length| !length.is_zero())
             })?,

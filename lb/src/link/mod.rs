@@ -33,7 +33,7 @@ use tokio_util::task::TaskTracker;
 pub use self::ask::Answers;
 pub use self::join::Registrar;
 use self::session::Ended;
-pub use self::start::{LinkArgs, PreparedLink};
+pub use self::start::{LinkArgs, LinkParts, PreparedLink};
 use crate::detached::Dispatcher;
 use crate::nodes::Nodes;
 

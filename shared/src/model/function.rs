@@ -362,7 +362,8 @@ mod tests {
 
     #[test]
     fn what_becomes_of_detached_calls_comes_from_the_function_or_else_its_app_and_makes_no_new_revision() {
-        let told = app(&json!({"name": "a", "annotations": {ON_SUCCESS: "a/next", ON_FAILURE: "http://h/x"}}));
+        let told =
+            app(&json!({"name": "a", "annotations": {ON_SUCCESS: "a/next", ON_FAILURE: "http://h/x"}}));
         let before = function(&told, &json!({"app_id": told.id, "name": "f", "image": "i"}));
         let change = json!({"annotations": {ON_SUCCESS: "b/own", RETRY: {"attempts_max": 7}}});
         let own = from_json(change.to_string().as_bytes()).expect("readable");

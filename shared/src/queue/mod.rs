@@ -31,7 +31,7 @@ pub use message::{Enqueued, NewMessage, Priority, Reserved};
 pub use operations::{
     Cancelled, Functions, Held, Outcome, Purge, Receipt, Redrive, Reserve, Retry, Settled, Settlement,
 };
-pub use policy::{DetachedPolicy, Destination, NoDestination, RetryInput};
+pub use policy::{Destination, DetachedPolicy, NoDestination, RetryInput};
 pub use retry::RetryPolicy;
 pub use stored_call::StoredCall;
 pub use transition::{Next, Tries, abandoned, expired, failed, kept_error};

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::QueueError;
 use crate::body::Body;
-use crate::call::{CallKind, CallMode, CallRequest};
+use crate::call::{CallKind, CallRequest};
 use crate::function::Function;
 use crate::http1::HeaderBlock;
 use crate::ids::CallId;
@@ -47,9 +47,7 @@ impl StoredCall {
     /// # Errors
     /// [`QueueError::Invalid`] if it cannot be written, which no call that came over HTTP is.
     pub fn to_envelope(&self) -> Result<Box<RawValue>, QueueError> {
-        let line = |(name, value): (&[u8], &[u8])| {
-            (Cow::Owned(characters(name)), characters(value))
-        };
+        let line = |(name, value): (&[u8], &[u8])| (Cow::Owned(characters(name)), characters(value));
         let envelope = Envelope {
             kind: self.kind,
             method: self.method.as_str().into(),
@@ -88,13 +86,13 @@ impl StoredCall {
             id,
             function,
             kind: self.kind,
-            mode: CallMode::Sync,
             method: self.method,
             url: self.url,
             path: Cow::Owned(self.path),
             headers: self.headers,
             body: Body::from(payload),
             received: Instant::now(),
+            placement: None,
         })
     }
 }
@@ -141,7 +139,9 @@ mod tests {
 
     #[test]
     fn what_is_no_call_is_said_to_be_none() {
-        for text in ["{}", "7", r#"{"kind":"invoke","method":"GET","url":"","path":"","headers":[["a b","c"]]}"#] {
+        for text in
+            ["{}", "7", r#"{"kind":"invoke","method":"GET","url":"","path":"","headers":[["a b","c"]]}"#]
+        {
             let envelope = RawValue::from_string(text.to_owned()).expect("JSON");
             let error = StoredCall::read(&envelope).expect_err("no call").to_string();
             assert!(error.starts_with("a message that holds no call: "), "{error}");

@@ -66,7 +66,8 @@ pub trait WorkSource: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// As [`super::Queue::reserve`].
-    fn take(&self, reserve: Reserve, wait: Duration, enough: CancellationToken) -> QueueFuture<'_, Vec<Work>>;
+    fn take(&self, reserve: Reserve, wait: Duration, enough: CancellationToken)
+    -> QueueFuture<'_, Vec<Work>>;
 
     /// As [`super::Queue::renew`].
     ///
