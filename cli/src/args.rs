@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::funcfile::FuncFile;
 use crate::{
     apps, build_command, bump, ca, calls, completion, config, context, deploy, functions, init, invoke, logs,
-    node_join, node_token, nodes, push, start, stop, top, triggers, why,
+    node_join, node_token, nodes, nodes_warmth, push, start, stop, top, triggers, why,
 };
 
 const EXAMPLES: &str = "\
@@ -318,6 +318,10 @@ pub enum Node {
     Drain(nodes::DrainArgs),
     /// Take calls to a node again
     Undrain(nodes::UndrainArgs),
+    /// Start containers of a function on a node before it is called
+    Prewarm(nodes_warmth::PrewarmArgs),
+    /// Remove the idle containers of a function from a node
+    Evict(nodes_warmth::EvictArgs),
     /// Make this machine a node of a fleet
     Join(node_join::JoinArgs),
     /// Print a token with which one machine joins the fleet

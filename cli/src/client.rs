@@ -215,6 +215,23 @@ impl Client {
         self.get(&format!("/kiln/v1/fns/{}/why", segment(fn_id)), &[]).await
     }
 
+    /// Has the node of that name start containers of `function` until it has as many.
+    pub async fn prewarm(
+        &self,
+        node: &str,
+        function: &Function,
+        containers: u32,
+    ) -> Result<NodeResource, ApiError> {
+        let body = json!({ "fn_id": function.id, "containers": containers });
+        self.send(Method::POST, &format!("/kiln/v1/nodes/{}/prewarm", segment(node)), &body).await
+    }
+
+    /// Has the node of that name give up its idle containers of `function`.
+    pub async fn evict(&self, node: &str, function: &Function) -> Result<NodeResource, ApiError> {
+        let body = json!({ "fn_id": function.id });
+        self.send(Method::POST, &format!("/kiln/v1/nodes/{}/evict", segment(node)), &body).await
+    }
+
     /// The app of that name.
     pub async fn app(&self, name: &str) -> Result<App, ApiError> {
         let page: Page<App> = self.get("/v2/apps", &[("name", name)]).await?;

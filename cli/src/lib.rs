@@ -35,6 +35,7 @@ pub mod logs;
 pub mod node_join;
 pub mod node_token;
 pub mod nodes;
+pub mod nodes_warmth;
 pub mod output;
 pub mod push;
 pub mod resources;
@@ -142,6 +143,8 @@ fn with_server(global: &GlobalArgs, output: Output, command: Command) -> Result<
             Command::Node(Node::Inspect(args)) => nodes::inspect(session, args).await,
             Command::Node(Node::Drain(args)) => nodes::drain(session, args).await,
             Command::Node(Node::Undrain(args)) => nodes::undrain(session, args).await,
+            Command::Node(Node::Prewarm(args)) => nodes_warmth::prewarm(session, args).await,
+            Command::Node(Node::Evict(args)) => nodes_warmth::evict(session, args).await,
             Command::Top(args) => top::run(session, args).await,
             Command::Why(args) => why::run(session, args).await,
             Command::Version => version::run(session).await,

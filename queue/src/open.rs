@@ -111,6 +111,10 @@ pub async fn open(url: &str, options: Options) -> Result<Arc<dyn Queue>, OpenErr
     match scheme {
         #[cfg(feature = "sqlite")]
         "sqlite" => Ok(Arc::new(crate::sqlite::open(url, options).await?)),
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => Ok(Arc::new(crate::postgres::open(url, options).await?)),
+        #[cfg(feature = "mysql")]
+        "mysql" | "mariadb" => Ok(Arc::new(crate::mysql::open(url, options).await?)),
         other => {
             let is_word = other.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
             Err(OpenError::Scheme { scheme: if is_word { other.to_owned() } else { String::new() } })

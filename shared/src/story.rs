@@ -117,7 +117,8 @@ pub struct Placement {
     /// How long, all waits together.
     #[serde(rename = "waited_micros", with = "micros")]
     pub waited: Duration,
-    /// From the call's arrival at the balancer to the moment in which it was given to the node, or given up.
+    /// From the call's arrival at the balancer to the moment in which it was given to the node, or given up: waits, and tries
+    /// that were refused, included.
     #[serde(rename = "balancer_micros", with = "micros")]
     pub before: Duration,
 }

@@ -4,6 +4,7 @@
 //! [`crate::fleet`]. What became of a call that ended is the API's (`/kiln/v1/calls/{call_id}/why`).
 
 mod resource;
+mod warmth;
 mod why;
 
 use axum::extract::{Path, State};
@@ -33,8 +34,8 @@ pub struct Admin {
     pub fleet: FleetReader,
 }
 
-/// The paths. A node that is not of this process can be drained and taken back; its answer shows the node as it was
-/// when it was told.
+/// The paths. A node that is not of this process can be drained and taken back, and told what to have warm; its answer
+/// shows the node as it was when it was told.
 pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/kiln/v1/fleet", get(fleet))
@@ -43,6 +44,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/kiln/v1/nodes/{node}/drain", post(drain))
         .route("/kiln/v1/nodes/{node}/undrain", post(undrain))
         .route("/kiln/v1/fns/{fn_id}/why", get(why))
+        .merge(warmth::routes())
         .with_state(admin)
 }
 

@@ -12,6 +12,7 @@ use kiln_shared::call::{Failure, FailureKind};
 use kiln_shared::ids::{AppId, CallId, TriggerId};
 use kiln_shared::record::{CallRecord, CallStatus, Record, RecordSink};
 use kiln_shared::story::Story;
+use metrics::Counter;
 
 use super::Edge;
 use crate::fleet::{Attempts, Demand, explain};
@@ -35,11 +36,14 @@ pub(super) struct Named {
 pub(super) struct Unplaced {
     sink: RecordSink,
     rate: Rate,
+    dropped: Counter,
 }
 
 impl Unplaced {
+    /// With the recorder of metrics that is installed by now.
     pub(super) fn new(sink: RecordSink) -> Self {
-        Self { sink, rate: Rate::new(Instant::now()) }
+        let dropped = metrics::counter!("kiln_unplaced_records_dropped_total");
+        Self { sink, rate: Rate::new(Instant::now()), dropped }
     }
 }
 
@@ -57,7 +61,7 @@ impl Edge {
         }
         let now = Instant::now();
         if !self.unplaced.rate.admit(now) {
-            metrics::counter!("kiln_unplaced_records_dropped_total").increment(1);
+            self.unplaced.dropped.increment(1);
             return;
         }
         let placement = self.placement(attempts, call.received);

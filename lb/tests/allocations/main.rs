@@ -1,4 +1,4 @@
-//! Choosing a node allocates nothing: counted by an allocator that counts.
+//! Choosing a node, and telling it why, allocates nothing: counted by an allocator that counts.
 
 #![allow(unsafe_code, reason = "an allocator is unsafe by its trait; this one hands on to the system's")]
 
@@ -11,8 +11,15 @@ use kiln_lb::fleet::{
     Address, Ask, Attempts, Demand, Fleet, FleetConfig, NodeConfig, PlacementPolicy, PolicyName, TriedSet,
     place,
 };
+use kiln_shared::body::Body;
+use kiln_shared::call::{CallKind, CallMode, CallRequest};
 use kiln_shared::function::{Function, FunctionSpec};
-use kiln_shared::ids::NodeId;
+use kiln_shared::http1::HeaderBlock;
+use kiln_shared::http1::buffer::WriteFraming;
+use kiln_shared::http1::client::SendBody;
+use kiln_shared::http1::head::{HeadLimits, parse_request};
+use kiln_shared::ids::{CallId, NodeId};
+use kiln_shared::link::call::{IncomingCall, request_head};
 use kiln_shared::report::{FunctionReport, NodeReport, ReportScope};
 
 struct Counting;
@@ -125,4 +132,47 @@ fn a_decision_of_any_policy_a_seat_and_telling_why_allocate_nothing() {
     let before = ALLOCATIONS.get();
     drop(Vec::<u8>::with_capacity(1));
     assert_eq!(ALLOCATIONS.get() - before, 1, "the allocator counts");
+}
+
+/// Allocations of writing the head of a call and of reading it at the node.
+fn head_allocations(request: &CallRequest, balancer: &Arc<str>) -> [u64; 2] {
+    let begun = ALLOCATIONS.get();
+    let head =
+        request_head(request, "10.0.0.1:8081", WriteFraming::Fixed(0), SendBody::AtOnce).expect("a head");
+    let written = ALLOCATIONS.get() - begun;
+    let head = parse_request(&head, &HeadLimits::default()).expect("HTTP");
+    let begun = ALLOCATIONS.get();
+    let call = IncomingCall::read(head, balancer).expect("a call");
+    let read = ALLOCATIONS.get() - begun;
+    let call = call.into_request(Arc::clone(&request.function), Body::Empty, request.received);
+    assert_eq!(call.placement, request.placement);
+    [written, read]
+}
+
+#[test]
+fn a_call_that_tells_why_allocates_no_more_on_the_hop_than_one_that_does_not() {
+    let now = Instant::now();
+    let fleet = fleet(now);
+    let mut attempts = Attempts::new();
+    attempts.seated(&fleet.reader().seat(&demand(1), attempts.tried(), now).expect("a node"));
+    let balancer: Arc<str> = "lb1".into();
+    let id = "01CQ4S2K8JNG8G00GZJ0000001";
+    let spec = FunctionSpec::with_defaults(id.parse().expect("an id"), id.parse().expect("an id"), "image:1");
+    let mut request = CallRequest {
+        id: CallId::generate(),
+        function: Arc::new(Function::new(spec)),
+        kind: CallKind::Invoke,
+        mode: CallMode::Sync,
+        method: http::Method::POST,
+        url: format!("http://kiln.test/invoke/{id}"),
+        path: "/invoke".into(),
+        headers: HeaderBlock::new(),
+        body: Body::Empty,
+        received: now,
+        placement: None,
+    };
+    let silent = head_allocations(&request, &balancer);
+    request.placement =
+        Some(attempts.trail().placement(Arc::clone(&balancer), Duration::from_secs(30), |_| None));
+    assert_eq!(head_allocations(&request, &balancer), silent);
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use kiln_lb::edge::{EdgeConfig, ServerTiming};
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::{Failure, Stages};
+use kiln_shared::ids::NodeId;
 use kiln_shared::record::CallStatus;
 use kiln_shared::story::Reason;
 use serde_json::{Value, json};
@@ -83,7 +84,7 @@ async fn a_call_that_was_lost_with_its_node_is_recorded_and_what_functions_do_is
         assert_eq!(edge.request("GET", PATH).await.status, status);
     }
     let [call] = &edge.recorded()[..] else { panic!("one of them is recorded") };
-    assert_eq!(call.story.node.as_ref().map(|node| node.as_str()), Some("node"));
+    assert_eq!(call.story.node.as_ref().map(NodeId::as_str), Some("node"));
     assert_eq!((call.story.candidates.len(), call.status), (0, CallStatus::Error));
     assert_eq!(call.story.placement.as_ref().map(|told| told.tries), Some(1));
 }

@@ -14,14 +14,16 @@ use kiln_lb::fleet::{Address, Fleet, FleetReader, LivenessPolicy, NodeConfig};
 use kiln_lb::forward::{Forwarder, PoolConfig};
 use kiln_lb::nodes::Nodes;
 use kiln_lb::route::follow;
-use kiln_shared::call::CallHop;
+use kiln_shared::call::{CallHop, Refusal};
 use kiln_shared::contract::Limits;
 use kiln_shared::identity::Role;
 use kiln_shared::ids::{FunctionId, NodeId};
 use kiln_shared::listen::{Workers, bind};
 use kiln_shared::model::{AppInput, FunctionInput};
-use kiln_shared::record::RecordSink;
+use kiln_shared::record::{Record, RecordSink};
+use kiln_shared::story::Reason;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -80,18 +82,20 @@ struct Front {
     address: SocketAddr,
     stop: CancellationToken,
     workers: Workers,
+    /// What it records of calls that no node took.
+    records: mpsc::Receiver<Record>,
 }
 
 impl Front {
     async fn start(catalog: &Catalog, fleet: FleetReader, forwarder: Forwarder, config: EdgeConfig) -> Self {
         let (followed, _) = follow(catalog.clone()).await.expect("the routes are read");
         let api = kiln_api::router(ApiState::new(catalog.clone()));
-        let records = kiln_shared::record::RecordSink::bounded(64).0;
-        let edge = Edge::new(config, followed, fleet, forwarder, api, metrics(), records);
+        let (sink, records) = RecordSink::bounded(100);
+        let edge = Edge::new(config, followed, fleet, forwarder, api, metrics(), sink);
         let listeners = bind((Ipv4Addr::LOCALHOST, 0).into(), 1).expect("a free port");
         let (address, stop) = (listeners.address(), CancellationToken::new());
         let workers = Arc::new(edge).serve(listeners, &stop, Duration::ZERO).expect("a thread");
-        Self { address, stop, workers }
+        Self { address, stop, workers, records }
     }
 
     /// What it answers, whole.
@@ -128,7 +132,14 @@ async fn a_call_that_its_home_has_no_slot_for_is_answered_by_another_node() {
     };
     // The first call is refused at once; the second after it has waited there for as long as callers may.
     for wait in [Duration::ZERO, Duration::from_millis(50)] {
-        let other = Node::new(|request| async move { Ok(answer(200, request.body)) });
+        let (told, mut placements) = mpsc::channel(1);
+        let other = Node::new(move |request| {
+            let told = told.clone();
+            async move {
+                told.try_send(request.placement).expect("one call");
+                Ok(answer(200, request.body))
+            }
+        });
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let agents = NAMES.map(|name| {
             let hop: Arc<dyn CallHop> =
@@ -142,9 +153,18 @@ async fn a_call_that_its_home_has_no_slot_for_is_answered_by_another_node() {
             &credentials(fleet(), Role::Balancer, "lb"),
             PoolConfig { connect_timeout: LONG, ..PoolConfig::default() },
         );
-        let front = Front::start(&catalog, fleet_view.reader(), forwarder, EdgeConfig::default()).await;
+        let mut front = Front::start(&catalog, fleet_view.reader(), forwarder, EdgeConfig::default()).await;
         let text = front.invoke(function).await;
         assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("body"), "{text}");
+        assert!(front.records.try_recv().is_err(), "the node that took it records it");
+        let told = placements.recv().await.flatten().expect("it is told");
+        let [refused] = &told.refused[..] else { panic!("{told:?}") };
+        assert_eq!(
+            (&refused.node, refused.refusal, refused.reason),
+            (&home, Refusal::Busy, Reason::RoomHome)
+        );
+        assert_eq!((told.tries, told.reason), (2, Some(Reason::RoomSpill)));
+        assert!(told.before >= wait, "{told:?}");
         front.stop().await;
         tokio::task::spawn_blocking(|| drop(agents)).await.expect("ends");
     }
@@ -158,10 +178,15 @@ async fn a_caller_of_a_single_full_node_is_told_why_and_when_to_come_back() {
     let waited = Duration::from_millis(50);
     for config in [EdgeConfig::default(), EdgeConfig { wait_max: waited, ..EdgeConfig::default() }] {
         let forwarder = Forwarder::local(Arc::new(full("alone", waited)));
-        let front = Front::start(&catalog, fleet.reader(), forwarder, config).await;
+        let mut front = Front::start(&catalog, fleet.reader(), forwarder, config).await;
         let text = front.invoke(function).await;
         assert!(text.starts_with("HTTP/1.1 503") && text.contains("\r\nRetry-After: 15\r\n"), "{text}");
         assert!(text.contains("server too busy: every node that was tried refused"), "{text}");
+        let Ok(Record::Call(call)) = front.records.try_recv() else { panic!("it is recorded") };
+        let told = call.story.placement.expect("it is told");
+        assert_eq!((told.refused[0].node.as_str(), told.refused[0].refusal), ("alone", Refusal::Busy));
+        assert_eq!(call.story.candidates[0].against, ["it has refused the call"]);
+        assert_eq!((call.story.node, call.function_id), (None, function));
         front.stop().await;
     }
 }

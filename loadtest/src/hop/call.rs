@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use kiln_shared::http1::head::{HeadLimits, ResponseHead};
 use kiln_shared::http1::server::{Request, Response, Service, plain};
 use kiln_shared::ids::{AppId, CallId, FunctionId};
 use kiln_shared::link::call::{IncomingCall, Verdict, answer, read_answer, request_head};
+use kiln_shared::story::{Placement, Reason};
 
 /// Bounds of heads; both ends use them.
 pub fn head_limits() -> HeadLimits {
@@ -53,7 +54,17 @@ impl Call {
             headers,
             body: Body::Empty,
             received: Instant::now(),
-            placement: None,
+            placement: Some(Placement {
+                balancer: Arc::clone(&BALANCER),
+                reason: Some(Reason::WarmHome),
+                asked: 1,
+                calls: 32,
+                tries: 1,
+                refused: Vec::new(),
+                waits: 0,
+                waited: Duration::ZERO,
+                before: Duration::from_micros(12),
+            }),
         };
         Self { request, body: Bytes::from(vec![b'x'; body_bytes]) }
     }

@@ -26,6 +26,7 @@ CREATE TABLE queue_messages (
 CREATE UNIQUE INDEX queue_messages_key ON queue_messages (function_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 -- Each holds only the messages that it is for, so that a message is in few of them at a time.
 CREATE INDEX queue_messages_waiting ON queue_messages (priority, function_id, due_at, seq) WHERE state = 0;
+CREATE INDEX queue_messages_due ON queue_messages (due_at) WHERE state = 0;
 CREATE INDEX queue_messages_deadline ON queue_messages (deadline_at) WHERE state = 0 AND deadline_at IS NOT NULL;
 CREATE INDEX queue_messages_leased ON queue_messages (leased_until) WHERE state = 1;
 CREATE INDEX queue_messages_dead ON queue_messages (function_id, seq) WHERE state = 3;

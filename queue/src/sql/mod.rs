@@ -8,6 +8,8 @@ mod operation;
 mod queue;
 mod reserve;
 mod row;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) mod server;
 mod session;
 mod settle;
 mod tend;
@@ -16,5 +18,5 @@ pub(crate) use core::Core;
 pub(crate) use enqueue::enqueue;
 pub(crate) use operation::{Done, Effect, Fault, Operation, Reply, run};
 pub(crate) use queue::{Engine, SqlQueue};
-pub(crate) use row::{Body, DepthRow, LaneRow, NewRow, Row, columns, lanes_max, parse, stored};
+pub(crate) use row::{Body, DepthRow, LaneRow, NewRow, Row, by_lane, columns, lanes_max, parse, stored};
 pub(crate) use session::{Again, Buried, Horizon, Session};

@@ -324,18 +324,15 @@ impl Session for SqliteSession<'_> {
     }
 
     async fn horizon(&mut self, now_millis: i64) -> Sql<Horizon> {
-        let lanes = self.lanes(now_millis).await?;
-        let mut horizon: Horizon = sqlx::query_as(
-            "SELECT NULL AS due_at, \
+        sqlx::query_as(
+            "SELECT (SELECT min(due_at) FROM queue_messages WHERE state = 0) AS due_at, \
              (SELECT min(due_at) FROM queue_messages WHERE state = 0 AND due_at > ?) AS next_due_at, \
              (SELECT min(leased_until) FROM queue_messages WHERE state = 1) AS lease_ends_at, \
              (SELECT min(deadline_at) FROM queue_messages WHERE state = 0 AND deadline_at IS NOT NULL) AS deadline_at",
         )
         .bind(now_millis)
         .fetch_one(&mut *self.connection)
-        .await?;
-        horizon.due_at = lanes.iter().map(|lane| lane.due_millis).min();
-        Ok(horizon)
+        .await
     }
 }
 

@@ -1,5 +1,7 @@
 //! The backends of the queue: one suite on all, and what each does in its own way.
 
 mod conformance;
+mod mariadb;
+mod postgres;
 mod sqlite;
 mod urls;

@@ -268,6 +268,54 @@ async fn a_node_is_drained_and_taken_back_by_the_command_line() {
     assert!(unknown.contains("there is no node called nobody"), "{unknown}");
 }
 
+#[tokio::test]
+async fn a_node_is_warmed_and_cooled_by_the_command_line_and_shows_its_images() {
+    let fleet = Fleet::of(1, 256);
+    let balancer = fleet.start_balancer(ANY);
+    let _agent = fleet.start_agent(0, ANY, &balancer).await;
+    let image = example("hello");
+    let function = fleet.deploy(&balancer, &image).await;
+    let url = format!("http://{}", balancer.address);
+    let kiln = |line: &str| -> Value {
+        serde_json::from_str(&fleet.balancer.ok(&format!("{line} --api-url {url} --output json"))).unwrap()
+    };
+    let name = kiln("nodes")[0]["id"].as_str().unwrap().to_owned();
+    let shown = || kiln(&format!("node inspect {name}"));
+    eventually("the image is shown as it was deployed", async || {
+        shown()["images"].as_array().is_some_and(|images| images.contains(&json!(image)))
+    })
+    .await;
+
+    kiln(&format!("node prewarm {name} fleet f --count 2"));
+    eventually("two containers are idle", async || shown()["idle"] == 2).await;
+    let containers = fleet.nodes[0].function_containers();
+    assert_eq!(fleet.invoke(&balancer, &function, "").await.0, StatusCode::OK);
+    assert_eq!(fleet.nodes[0].function_containers(), containers, "the call started none");
+
+    kiln(&format!("node evict {name} fleet f"));
+    eventually("none is left", async || shown()["containers"] == 0).await;
+
+    for (line, words) in [
+        ("node prewarm nobody fleet f", "there is no node called nobody"),
+        (&format!("node prewarm {name} fleet g"), "g not found"),
+        ("node evict nobody fleet f", "there is no node called nobody"),
+    ] {
+        let error = fleet.balancer.fails(1, &format!("{line} --api-url {url}"));
+        assert!(error.contains(words), "{line}: {error}");
+    }
+    let nobody = "01CQ4S2K8JNG8G00GZJ0000001";
+    for (path, body, status) in [
+        ("prewarm", json!({ "fn_id": function, "containers": 0 }), 400),
+        ("prewarm", json!({ "fn_id": function }), 400),
+        ("prewarm", json!({ "fn_id": nobody, "containers": 1 }), 404),
+        ("evict", json!({ "fn_id": "no-id" }), 404),
+    ] {
+        let url = format!("{url}/kiln/v1/nodes/{name}/{path}");
+        let answer = fleet.client.post(url).json(&body).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{path} {body}");
+    }
+}
+
 #[test]
 fn an_agent_without_an_identity_says_how_to_get_one() {
     let home = Home::new();

@@ -43,7 +43,7 @@ pub(super) async fn a_message_of_a_process_that_died_comes_back(bench: Bench) {
     let queue = bench.open().await;
     assert_eq!(queue.take(10).await.len(), 1);
     bench.advance(LEASE);
-    let mut back = queue.take(10).await;
+    let mut back = queue.take_due(10).await;
     back.retain(|reserved| reserved.attempt == 2);
     let (mut back, mut taken) = (ids(&back), taken);
     back.sort_unstable();

@@ -23,6 +23,7 @@ use kiln_shared::ids::{AppId, CallId, FunctionId};
 use kiln_shared::queue::{
     Enqueued, MessageView, NewMessage, Outcome, Queue, Receipt, Reserve, Reserved, Retry, Settled, Settlement,
 };
+use kiln_testkit::until;
 use tokio::task::LocalSet;
 
 /// Calls `$then!` with every theme and its facts.
@@ -195,15 +196,19 @@ impl Handle {
         self.reserve(Reserve::new("worker", messages_max, LEASE)).await
     }
 
+    /// Reserves what there is, up to so many. Waits until there is any: others may be about to end leases.
+    async fn take_due(&self, messages_max: usize) -> Vec<Reserved> {
+        until("a message is due", async || {
+            Some(self.take(messages_max).await).filter(|taken| !taken.is_empty())
+        })
+        .await
+    }
+
     /// Reserves the one message that there is.
-    #[track_caller]
-    fn take_one(&self) -> impl Future<Output = Reserved> {
-        let place = std::panic::Location::caller();
-        async move {
-            let mut taken = self.take(10).await;
-            assert_eq!(taken.len(), 1, "one message is due at {place}: {taken:?}");
-            taken.remove(0)
-        }
+    async fn take_one(&self) -> Reserved {
+        let mut taken = self.take_due(10).await;
+        assert_eq!(taken.len(), 1, "more than one message is due: {taken:?}");
+        taken.remove(0)
     }
 
     async fn settle(&self, receipt: Receipt, outcome: Outcome) -> Settled {

@@ -1,0 +1,118 @@
+//! A real MariaDB server of a test's own, in a folder of its own, that ends with the test.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Uid, User, chown};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
+use tempfile::TempDir;
+
+use crate::process::send;
+use crate::until;
+
+/// Debian's package makes this user; the server does not like to be root.
+const USER: &str = "mysql";
+
+/// A server. Killed when dropped, and when the test's process dies.
+#[derive(Debug)]
+pub struct Server {
+    home: TempDir,
+    process: Option<Child>,
+}
+
+impl Server {
+    /// Makes a server with its files and starts it. Its root needs no password.
+    pub async fn start() -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        if Uid::effective().is_root() {
+            let user =
+                User::from_name(USER).expect("users can be read").expect("mariadb-server is installed");
+            chown(home.path(), Some(user.uid), Some(user.gid)).expect("the folder is ours");
+        }
+        let made = as_user("mariadb-install-db", home.path())
+            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+            .arg(format!("--datadir={}", home.path().join("data").display()))
+            .output()
+            .expect("mariadb-install-db runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut server = Self { home, process: None };
+        server.begin().await;
+        server
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.home.path().join("socket")
+    }
+
+    /// The URL of a database.
+    pub fn url(&self, database: &str) -> String {
+        format!("mysql://root@localhost/{database}?socket={}", self.socket().display())
+    }
+
+    /// Makes an empty database; its URL.
+    pub async fn database(&self) -> String {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("kiln_{}", MADE.fetch_add(1, Ordering::Relaxed));
+        let mut admin = self.connect("mysql").await.expect("the server answers");
+        admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("a database");
+        self.url(&name)
+    }
+
+    /// A connection beside Kiln's.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn connect(&self, database: &str) -> Result<MySqlConnection, sqlx::Error> {
+        MySqlConnection::connect(&self.url(database)).await
+    }
+
+    /// Starts it again after [`Self::stop`].
+    pub async fn begin(&mut self) {
+        let log = File::create(self.home.path().join("log")).expect("a log");
+        let process = as_user("mariadbd", self.home.path())
+            .args(["--no-defaults", "--skip-networking", "--innodb-buffer-pool-size=64M"])
+            // What a test shows of a crash is that of a process, not of the machine.
+            .args(["--innodb-flush-log-at-trx-commit=2", "--skip-log-bin"])
+            .arg(format!("--datadir={}", self.home.path().join("data").display()))
+            .arg(format!("--socket={}", self.socket().display()))
+            .stderr(log.try_clone().expect("a log"))
+            .stdout(log)
+            .spawn();
+        self.process = Some(process.expect("mariadbd runs"));
+        until("the server answers", async || self.connect("mysql").await.ok()).await;
+    }
+
+    /// Kills the server; connections break. Its files stay.
+    pub fn stop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        send(process.id(), Signal::SIGKILL);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while process.try_wait().expect("it is ours").is_none() {
+            assert!(Instant::now() < deadline, "the server does not end");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A program of the server as its user, in `folder`, which ends with this process.
+fn as_user(program: &str, folder: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    if Uid::effective().is_root() {
+        command.args(["--reuid", USER, "--regid", USER, "--clear-groups"]);
+    }
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command.current_dir(folder).stdin(Stdio::null()).process_group(0);
+    command
+}
