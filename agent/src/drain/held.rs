@@ -122,7 +122,7 @@ impl HeldMessages {
 
     /// Ends that are to be told to this source, at most `most`. They are the caller's until [`Self::told`] or
     /// [`Self::untold`].
-    pub(super) fn to_tell(&mut self, source: &SourceName, most: usize) -> Vec<Finished> {
+    pub(super) fn next_to_tell(&mut self, source: &SourceName, most: usize) -> Vec<Finished> {
         let mut told = Vec::new();
         let mut kept = VecDeque::with_capacity(self.finished.len());
         while let Some(finished) = self.finished.pop_front() {
@@ -201,10 +201,10 @@ mod tests {
         assert_eq!(held.sum(), budget::Held { messages: 1, waiting: 0, memory_mib: 100 });
         held.finished(end(one));
         assert_eq!(held.to_renew(&a), [one]);
-        let telling = held.to_tell(&a, 9);
-        assert!(held.to_tell(&a, 9).is_empty(), "one teller at a time");
+        let telling = held.next_to_tell(&a, 9);
+        assert!(held.next_to_tell(&a, 9).is_empty(), "one teller at a time");
         held.untold(telling);
-        assert_eq!(held.to_tell(&a, 9)[0].receipt, one);
+        assert_eq!(held.next_to_tell(&a, 9)[0].receipt, one);
         held.told([one]);
         assert!(held.is_empty());
     }
@@ -217,11 +217,11 @@ mod tests {
         held.tap(&b);
         held.take(one, Arc::clone(&a), 0, CancellationToken::new());
         held.finished(end(one));
-        assert!(held.to_tell(&b, 9).is_empty());
+        assert!(held.next_to_tell(&b, 9).is_empty());
         assert!(held.to_renew(&b).is_empty());
         held.untap(&a);
         assert_eq!(held.to_renew(&b), [one]);
-        assert_eq!(held.to_tell(&b, 9).len(), 1);
+        assert_eq!(held.next_to_tell(&b, 9).len(), 1);
     }
 
     #[test]

@@ -191,7 +191,7 @@ impl Drain {
             let (telling, is_over) = {
                 let mut held = self.shared.held();
                 let is_over = self.shared.stop.is_cancelled() && held.is_empty();
-                (Telling::begin(&self.shared, held.to_tell(name, TELL_MAX)), is_over)
+                (Telling::begin(&self.shared, held.next_to_tell(name, TELL_MAX)), is_over)
             };
             if telling.finished.is_empty() {
                 if is_over {

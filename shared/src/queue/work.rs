@@ -17,7 +17,7 @@ use crate::ids::FunctionId;
 /// What is kept of an answer for a destination, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 256 << 10;
 /// Longest wait for work in one question.
-pub const TAKE_WAIT_MAX: Duration = Duration::from_secs(60);
+pub const TAKE_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// A message and the function to run it with, as deployed now.
 #[derive(Debug, Clone)]
