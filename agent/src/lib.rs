@@ -3,6 +3,7 @@
 mod call;
 pub mod capacity;
 pub mod container;
+pub mod drain;
 pub mod identity;
 pub mod image;
 pub mod link;

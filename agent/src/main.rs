@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use jiff::Timestamp;
+use kiln_agent::drain::Drain;
 use kiln_agent::identity::{dial_socket, identity};
 use kiln_agent::link::{self, LinkConfig, Orders, Outbox, renew};
 use kiln_agent::node::NodeArgs;
@@ -128,7 +129,8 @@ async fn serve(args: AgentArgs) -> Result<()> {
         clock: Timestamp::now(),
     };
     let tls = quic::client_config(client_config(&credentials, Role::Balancer, LINK_ALPN))?;
-    let config = LinkConfig { hello, balancers: args.balancers, tls };
+    let drain = Drain::new(agent.clone(), node.to_string(), args.node.drain());
+    let config = LinkConfig { hello, balancers: args.balancers, tls, drain: Some(drain.clone()) };
     let outbox = Outbox::start(records, &tasks, &stop_tasks);
     let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
     let orders = Orders::new(agent.clone(), folder.path());
@@ -153,7 +155,9 @@ async fn serve(args: AgentArgs) -> Result<()> {
 
     stop.cancelled().await;
     tracing::info!("draining: calls under way may end");
-    if tokio::time::timeout(grace, agent.finish()).await.is_err() {
+    // Ends of queued calls are told while balancers are still linked.
+    let finishing = async { tokio::join!(agent.finish(), drain.finish()) };
+    if tokio::time::timeout(grace, finishing).await.is_err() {
         tracing::warn!("calls that did not end in time are cut");
     }
     // Until they know, balancers still send calls here and are told to go elsewhere.

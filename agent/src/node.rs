@@ -14,13 +14,12 @@ use kiln_shared::record::RecordSink;
 
 use crate::container::Driver;
 use crate::container::docker::{DockerConfig, DockerDriver};
+use crate::drain::{DrainConfig, Shares};
 use crate::slots::SlotsConfig;
 use crate::{Agent, AgentConfig, capacity};
 
 /// Longest path of a directory for sockets that still leaves room for their names (`sun_path`, unix(7)).
 const SOCKET_DIR_BYTES_MAX: usize = 70;
-/// Largest body of a detached call in bytes.
-const DETACHED_BODY_BYTES_MAX: u64 = 6 << 20;
 
 /// What a node may use and allow.
 #[derive(Debug, Clone, Args)]
@@ -34,6 +33,20 @@ pub struct NodeArgs {
     /// Largest answer of a function in bytes; 0 is no limit
     #[arg(long, env = "FN_MAX_RESPONSE_SIZE", value_name = "BYTES", default_value_t = 0)]
     pub response_bytes_max: u64,
+    /// Most of the memory for containers that queued (detached) calls may hold, in percent; the rest is kept for callers
+    /// who wait
+    #[arg(long, env = "KILN_QUEUED_MEMORY_PERCENT", value_name = "PERCENT", default_value_t = 80,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub queued_memory_percent: u8,
+    /// No container is started for queued calls while more than this part of the memory for containers is in use, in
+    /// percent
+    #[arg(long, env = "KILN_QUEUED_HIGH_WATER_PERCENT", value_name = "PERCENT", default_value_t = 80,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub queued_high_water_percent: u8,
+    /// Most queued calls that this node has at a time, those that run included
+    #[arg(long, env = "KILN_QUEUED_CALLS_MAX", value_name = "CALLS", default_value_t = 256,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub queued_calls_max: u16,
 }
 
 /// The node's name: made on the first start and kept, so that a later life knows its own leftovers.
@@ -45,6 +58,16 @@ pub fn node_id(folder: &DataFolder) -> Result<NodeId> {
 }
 
 impl NodeArgs {
+    /// How the node drains the queue.
+    pub fn drain(&self) -> DrainConfig {
+        let shares = Shares {
+            memory_percent: self.queued_memory_percent,
+            high_water_percent: self.queued_high_water_percent,
+            messages_max: usize::from(self.queued_calls_max),
+        };
+        DrainConfig { shares, ..DrainConfig::default() }
+    }
+
     /// Removes what an earlier life left behind and starts the agent.
     ///
     /// # Errors
@@ -66,7 +89,6 @@ impl NodeArgs {
             node,
             slots: SlotsConfig::for_node(memory_mib, cores),
             limits: Limits { response_bytes_max: self.response_bytes_max, ..Limits::default() },
-            detached_body_bytes_max: DETACHED_BODY_BYTES_MAX,
         };
         Ok(Agent::start(config, driver, sink))
     }

@@ -142,7 +142,6 @@ fn agent(criterion: &mut Criterion<CpuTime>) {
             node: node_id(1),
             slots: SlotsConfig::for_node(8192, 4),
             limits: Limits::default(),
-            detached_body_bytes_max: 1 << 20,
         };
         Agent::start(config, Arc::new(driver), sink)
     });

@@ -13,7 +13,7 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use kiln_lb::fleet::demand::ImageKey;
 use kiln_lb::fleet::{Address, Demand, Fleet, LivenessPolicy, NodeConfig, RingKey, Weight};
 use kiln_shared::body::Body;
-use kiln_shared::call::{CallKind, CallMode, CallRequest};
+use kiln_shared::call::{CallKind, CallRequest};
 use kiln_shared::function::{Format, Function, FunctionSpec, Revision};
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::{CallId, FunctionId, NodeId};
@@ -181,7 +181,6 @@ pub fn call(function: &Arc<Function>, kind: CallKind, body_bytes: usize) -> Call
         id: CallId::generate(),
         function: Arc::clone(function),
         kind,
-        mode: CallMode::Sync,
         method: http::Method::POST,
         url: "http://kiln.example.com:8080/t/demo/hello?name=Ada".to_owned(),
         path: "/hello".into(),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
+use kiln_agent::drain::Drain;
 use kiln_agent::node::{NodeArgs, node_id};
 use kiln_lb::balancer::{EdgeArgs, prepare};
 use kiln_lb::fleet::{Address, NodeConfig};
@@ -44,17 +45,25 @@ pub async fn run(
     let prepared = prepare(options.edge, FleetSettings::default(), options.listen, &folder).await?;
     let node = node_id(&folder)?;
     let agent = options.node.start(&folder, node.clone(), prepared.records()).await?;
+    let drained_as = node.to_string();
     let member = NodeConfig { id: node, address: Address::Local, weight: None, zone: None };
     let balancer = prepared.serve([member], Forwarder::local(Arc::new(agent.clone())), None).await?;
     balancer.nodes().follow_local(agent.reports());
+    let drain = Drain::new(agent.clone(), drained_as, options.node.drain());
+    let draining = tokio::spawn({
+        let (drain, dispatcher) = (drain.clone(), balancer.dispatcher().clone());
+        async move { drain.tap("local", &dispatcher).await }
+    });
     ready(balancer.address());
 
     stop.cancelled().await;
     tracing::info!("stopping: calls under way may end");
     let agent_ends = async {
-        if tokio::time::timeout(grace, agent.finish()).await.is_err() {
+        let finishing = async { tokio::join!(agent.finish(), drain.finish()) };
+        if tokio::time::timeout(grace, finishing).await.is_err() {
             tracing::warn!("calls that did not end in time are cut");
         }
+        draining.abort();
         agent.close().await;
     };
     balancer.stop(agent_ends).await

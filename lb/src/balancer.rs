@@ -11,6 +11,7 @@ use kiln_api::{ApiState, Catalog, RecordWriter, Retention, StoredBatches};
 use kiln_shared::link::BEAT;
 use kiln_shared::listen::{Drained, Listeners, Workers, bind, workers_default};
 use kiln_shared::program::DataFolder;
+use kiln_shared::queue::Queue;
 use kiln_shared::record::RecordSink;
 use kiln_shared::telemetry::{self, MetricsHandle};
 use kiln_shared::token::Token;
@@ -18,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
+use crate::detached::{Detached, Dispatcher, QueueArgs};
 use crate::edge::{Affinity, Edge, EdgeConfig, ServerTiming};
 use crate::fleet::{Fleet, FleetConfig, LivenessPolicy, NodeConfig, PlacementPolicy, PolicyName};
 use crate::fleet_options::FleetSettings;
 use crate::forward::Forwarder;
-use crate::link::PreparedLink;
+use crate::link::{LinkParts, PreparedLink};
 use crate::nodes::Nodes;
 use crate::route::{disk, follow, follow_with_copy};
 use crate::scale_hook::ScaleHook;
@@ -67,6 +69,9 @@ pub struct EdgeArgs {
     /// Seconds that calls under way may take to end at shutdown
     #[arg(long, env = "KILN_GRACE_SECONDS", value_name = "SECONDS", default_value_t = 30)]
     pub grace_seconds: u64,
+    /// The queue of detached calls.
+    #[command(flatten)]
+    pub queue: QueueArgs,
 }
 
 impl EdgeArgs {
@@ -104,6 +109,7 @@ pub struct Prepared {
     catalog: Catalog,
     /// Where the catalog's copy is, if its database can be away.
     copy: Option<PathBuf>,
+    queue: Arc<dyn Queue>,
     metrics: MetricsHandle,
     records: RecordSink,
     batches: StoredBatches,
@@ -119,6 +125,7 @@ pub struct Balancer {
     workers: Workers,
     stop_edge: CancellationToken,
     catalog: Catalog,
+    detached: Detached,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -145,13 +152,14 @@ pub async fn prepare(
     let (records, waiting) = RecordSink::bounded(RECORDS_WAITING_MAX);
     let (writer, batches) = RecordWriter::new(catalog.clone(), Retention::default());
     tasks.spawn(writer.run(waiting, stop.clone()));
+    let queue = args.queue.open(folder, args.db_url.as_deref(), &tasks, &stop).await?;
     let upkeep = telemetry::keep_up(metrics.clone());
     let stopped = stop.clone();
     tasks.spawn(async move {
         stopped.cancelled().await;
         upkeep.abort();
     });
-    Ok(Prepared { args, fleet, listeners, catalog, copy, metrics, records, batches, tasks, stop })
+    Ok(Prepared { args, fleet, listeners, catalog, copy, queue, metrics, records, batches, tasks, stop })
 }
 
 impl Prepared {
@@ -170,8 +178,19 @@ impl Prepared {
         forwarder: Forwarder,
         link: Option<PreparedLink>,
     ) -> Result<Balancer> {
-        let Self { args, fleet: settings, listeners, catalog, copy, metrics, records, batches, tasks, stop } =
-            self;
+        let Self {
+            args,
+            fleet: settings,
+            listeners,
+            catalog,
+            copy,
+            queue,
+            metrics,
+            records,
+            batches,
+            tasks,
+            stop,
+        } = self;
         let (followed, route_task) = match copy {
             Some(copy) => follow_with_copy(catalog.clone(), copy).await?,
             None => follow(catalog.clone()).await?,
@@ -183,9 +202,16 @@ impl Prepared {
         let nodes = Nodes::keep(fleet, &tasks, &stop);
         let balancer = link.as_ref().map_or_else(|| "local".to_owned(), PreparedLink::name);
         let nodes_within = if link.is_some() { NODES_WITHIN } else { Duration::ZERO };
+        let detached = args.queue.start(queue, balancer.clone(), followed.routes.clone(), &tasks, &stop)?;
         if let Some(link) = link {
-            let speaks =
-                link.serve(nodes.clone(), batches, followed.routes.clone(), catalog.clone(), &tasks, &stop);
+            let parts = LinkParts {
+                nodes: nodes.clone(),
+                records: batches,
+                routes: followed.routes.clone(),
+                dispatcher: Some(detached.dispatcher().clone()),
+                catalog: catalog.clone(),
+            };
+            let speaks = link.serve(parts, &tasks, &stop);
             if let Some(hook) = settings.hook {
                 let hook = ScaleHook::new(hook, balancer.clone(), nodes.clone(), speaks)
                     .context("the scale webhook cannot be used")?;
@@ -204,11 +230,16 @@ impl Prepared {
         };
         let api = admin::router(admin).merge(api);
         let grace = args.grace();
-        let config = EdgeConfig { balancer: balancer.into(), nodes_within, ..args.edge_config() };
+        let config = EdgeConfig {
+            balancer: balancer.into(),
+            nodes_within,
+            intake: Some(detached.intake().clone()),
+            ..args.edge_config()
+        };
         let edge = Arc::new(Edge::new(config, followed, view, forwarder, api, metrics, records));
         let (address, stop_edge) = (listeners.address(), CancellationToken::new());
         let workers = edge.serve(listeners, &stop_edge, grace).context("cannot start the edge's threads")?;
-        Ok(Balancer { address, nodes, workers, stop_edge, catalog, tasks, stop })
+        Ok(Balancer { address, nodes, workers, stop_edge, catalog, detached, tasks, stop })
     }
 }
 
@@ -216,6 +247,11 @@ impl Balancer {
     /// Where clients reach it.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What gives queued calls to nodes.
+    pub fn dispatcher(&self) -> &Dispatcher {
+        self.detached.dispatcher()
     }
 
     /// What keeps its view of the nodes.
@@ -229,7 +265,7 @@ impl Balancer {
     /// # Errors
     /// A thread panicked.
     pub async fn stop(self, meanwhile: impl Future<Output = ()>) -> Result<Drained> {
-        let Self { workers, stop_edge, catalog, tasks, stop, .. } = self;
+        let Self { workers, stop_edge, catalog, detached, tasks, stop, .. } = self;
         stop_edge.cancel();
         let ended = tokio::task::spawn_blocking(move || workers.join());
         meanwhile.await;
@@ -237,6 +273,7 @@ impl Balancer {
         stop.cancel();
         tasks.close();
         tasks.wait().await;
+        detached.queue().close().await;
         catalog.close().await;
         Ok(drained)
     }

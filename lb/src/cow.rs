@@ -54,6 +54,11 @@ impl<T: Clone> CowTable<T> {
         }
     }
 
+    /// All values, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.shards.iter().flat_map(|shard| shard.iter()).map(|entry| &entry.value)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.len()).sum()
     }

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod balancer;
 mod cow;
+pub mod detached;
 pub mod edge;
 pub mod fleet;
 pub mod fleet_options;

@@ -104,7 +104,7 @@ async fn serve(credentials: &Credentials, balancer: SocketAddr, stop: Cancellati
         clock: SystemTime::now().try_into()?,
     };
     let tls = quic::client_config(client_config(credentials, Role::Balancer, LINK_ALPN))?;
-    let config = LinkConfig { hello, balancers: vec![balancer.to_string()], tls };
+    let config = LinkConfig { hello, balancers: vec![balancer.to_string()], tls, drain: None };
     let (_records, waiting) = RecordSink::bounded(1);
     let outbox = Outbox::start(waiting, &tasks, &stop);
     let (commands, _none) = mpsc::channel(1);

@@ -28,16 +28,6 @@ pub enum CallKind {
     Trigger(TriggerId),
 }
 
-/// Whether the caller waits for the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CallMode {
-    /// The caller gets the function's answer.
-    Sync,
-    /// The caller gets 202 as soon as the call has a place to run.
-    Detached,
-}
-
 /// A call on its way to a function.
 #[derive(Debug)]
 pub struct CallRequest {
@@ -47,8 +37,6 @@ pub struct CallRequest {
     pub function: Arc<Function>,
     /// How it came in.
     pub kind: CallKind,
-    /// Whether the caller waits.
-    pub mode: CallMode,
     /// The client's method.
     pub method: http::Method,
     /// The client's whole URL, `scheme://host/path?query`.

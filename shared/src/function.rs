@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ids::{AppId, FunctionId};
+use crate::queue::DetachedPolicy;
 
 /// How calls are framed between the agent and the function's container (`spec/container-contract.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -118,6 +119,9 @@ pub struct FunctionSpec {
     /// change with it, so it is no part of the revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_max: Option<u32>,
+    /// What becomes of its detached calls; no part of the revision either.
+    #[serde(default, skip_serializing_if = "DetachedPolicy::is_default")]
+    pub detached: DetachedPolicy,
 }
 
 impl FunctionSpec {
@@ -140,15 +144,17 @@ impl FunctionSpec {
             config: BTreeMap::new(),
             syslog_url: None,
             concurrency_max: None,
+            detached: DetachedPolicy::default(),
         }
     }
 
     /// The revision of this spec. O(size of the spec); compute once and keep.
     pub fn revision(&self) -> Revision {
-        let text = if self.concurrency_max.is_none() {
+        let text = if self.concurrency_max.is_none() && self.detached.is_default() {
             serde_json::to_vec(self)
         } else {
-            serde_json::to_vec(&Self { concurrency_max: None, ..self.clone() })
+            let detached = DetachedPolicy::default();
+            serde_json::to_vec(&Self { concurrency_max: None, detached, ..self.clone() })
         };
         Revision(xxh3_64(&text.expect("a spec always serializes: its map keys are strings")))
     }

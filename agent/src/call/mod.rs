@@ -8,15 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kiln_shared::body::Body;
-use kiln_shared::call::{
-    CallError, CallFuture, CallHop, CallMode, CallRequest, CallResponse, Failure, Refusal, Stages,
-};
+use kiln_shared::call::{CallError, CallFuture, CallHop, CallRequest, CallResponse, Failure, Refusal};
 use kiln_shared::contract::Limits;
 use kiln_shared::contract::environment::CallEnvironment;
 use kiln_shared::contract::pipe::Framing;
 use kiln_shared::function::{Format, Function, Revision};
-use kiln_shared::http1::HeaderBlock;
 use kiln_shared::ids::{FunctionId, NodeId};
 use kiln_shared::record::RecordSink;
 use kiln_shared::report::NodeReport;
@@ -43,8 +39,6 @@ pub struct AgentConfig {
     pub slots: SlotsConfig,
     /// Bounds of a call.
     pub limits: Limits,
-    /// Largest body of a detached call in bytes; it is held in memory until the call runs.
-    pub detached_body_bytes_max: u64,
 }
 
 /// The node's agent. Cheap to clone.
@@ -63,7 +57,6 @@ struct Shared {
     node: NodeId,
     slots: Slots,
     limits: Limits,
-    detached_body_bytes_max: u64,
     sink: RecordSink,
     report: watch::Sender<Arc<NodeReport>>,
     tasks: TaskTracker,
@@ -71,8 +64,6 @@ struct Shared {
     /// No calls are taken.
     draining: AtomicBool,
     stop: CancellationToken,
-    /// Where detached calls run on: the caller's runtime may end before they do.
-    runtime: tokio::runtime::Handle,
 }
 
 impl Agent {
@@ -94,14 +85,12 @@ impl Agent {
             node: config.node,
             slots,
             limits: config.limits,
-            detached_body_bytes_max: config.detached_body_bytes_max,
             sink,
             report,
             tasks,
             calls: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop,
-            runtime: tokio::runtime::Handle::current(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -168,22 +157,40 @@ impl Agent {
         self.shared.tasks.wait().await;
     }
 
-    async fn run(&self, mut request: Box<CallRequest>) -> Result<CallResponse, CallError> {
+    /// Runs a call that came out of the queue. `give_up` ends its wait for a container with a refusal, but not its run;
+    /// `begun` is called between the two.
+    ///
+    /// # Errors
+    /// A refusal if it has not begun, else what went wrong.
+    pub(crate) async fn run_queued(
+        &self,
+        request: Box<CallRequest>,
+        give_up: &CancellationToken,
+        begun: impl FnOnce() + Send,
+    ) -> Result<CallResponse, CallError> {
+        self.run(request, Some(give_up), begun).await
+    }
+
+    async fn run(
+        &self,
+        mut request: Box<CallRequest>,
+        give_up: Option<&CancellationToken>,
+        begun: impl FnOnce() + Send,
+    ) -> Result<CallResponse, CallError> {
         let running = self.shared.calls.token();
         if self.is_draining() {
             return Err(CallError::Refused { reason: Refusal::Draining, request });
         }
         let mut journal = Journal::open(&mut request, self.shared.node.clone(), self.shared.sink.clone());
-        if request.mode == CallMode::Detached {
-            let body = std::mem::take(&mut request.body);
-            match body.collect(self.shared.detached_body_bytes_max).await {
-                Ok(body) => request.body = Body::from(body),
-                Err(error) => return Err(journal.failed(Failure::of_body(&error)).into()),
-            }
-        }
         let environment =
             (request.function.spec.format == Format::Default).then(|| CallEnvironment::new(&request));
-        let lease = match self.shared.slots.acquire(&request.function, environment).await {
+        let acquiring = self.shared.slots.acquire(&request.function, environment);
+        // Cancel-safe: a slot that came at the last moment goes back.
+        let acquired = match give_up {
+            Some(give_up) => give_up.run_until_cancelled(acquiring).await,
+            None => Some(acquiring.await),
+        };
+        let lease = match acquired.unwrap_or(Err(NoSlot::Refused(Refusal::Draining))) {
             Ok(lease) => lease,
             Err(NoSlot::Refused(reason)) => {
                 journal.refused();
@@ -194,25 +201,8 @@ impl Agent {
                 return Err(journal.failed(failure).into());
             }
         };
-        let waited = journal.seated(lease.start());
-        if request.mode == CallMode::Detached {
-            let (agent, id) = (self.clone(), request.id);
-            let run = async move {
-                let limits = agent.shared.limits;
-                match run_in(request, lease, journal, limits, running).await {
-                    // Nobody reads the answer, but the function may still be writing it.
-                    Ok(mut response) => while let Some(Ok(_)) = response.body.next_chunk().await {},
-                    Err(failure) => tracing::info!(call = %id, error = %failure, "a detached call failed"),
-                }
-            };
-            self.shared.calls.spawn_on(run, &self.shared.runtime);
-            return Ok(CallResponse {
-                status: 202,
-                headers: HeaderBlock::new(),
-                body: Body::Empty,
-                stages: Stages { wait: waited, ..Stages::default() },
-            });
-        }
+        journal.seated(lease.start());
+        begun();
         Ok(run_in(request, lease, journal, self.shared.limits, running).await?)
     }
 }
@@ -234,7 +224,7 @@ async fn report_images(mut images: watch::Receiver<Arc<[Arc<str>]>>, report: wat
 
 impl CallHop for Agent {
     fn call(&self, request: Box<CallRequest>) -> CallFuture<'_> {
-        Box::pin(self.run(request))
+        Box::pin(self.run(request, None, || ()))
     }
 }
 

@@ -9,8 +9,11 @@ mod commands;
 mod outbox;
 mod renew;
 mod session;
+mod work;
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,6 +36,8 @@ pub use self::outbox::Outbox;
 pub use self::renew::renew;
 pub use self::session::LinkError;
 use self::session::{Ends, ask, hand_records, open};
+use self::work::LinkedQueue;
+use crate::drain::Drain;
 
 /// Pause before a balancer is dialled again at an address at which it is another's double.
 const DOUBLE_PAUSE: Duration = Duration::from_secs(10);
@@ -68,6 +73,8 @@ pub struct LinkConfig {
     pub balancers: Vec<String>,
     /// TLS settings with this agent's certificate.
     pub tls: ClientConfig,
+    /// Who takes queued work from balancers, if anybody does.
+    pub drain: Option<Drain>,
 }
 
 /// The balancers that this agent is linked with.
@@ -207,6 +214,14 @@ impl Keeper {
     }
 }
 
+/// Takes queued work from a balancer for as long as it is linked.
+async fn drain(drain: Option<&Drain>, balancer: &str, connection: &Connection) -> Infallible {
+    if let Some(drain) = drain {
+        drain.tap(balancer, &LinkedQueue(connection)).await;
+    }
+    pending().await
+}
+
 /// The link to one address.
 struct Link {
     address: SocketAddr,
@@ -275,6 +290,7 @@ impl Link {
         let ended = tokio::select! {
             ended = session.run(&self.ends) => ended,
             ended = hand_records(&connection, &self.ends.outbox) => ended,
+            never = drain(self.config.drain.as_ref(), &balancer, &connection) => match never {},
         };
         if ended.is_ok() {
             // The goodbye has to arrive before the connection is closed.

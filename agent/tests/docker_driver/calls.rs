@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use kiln_agent::slots::SlotsConfig;
 use kiln_shared::body::BodyError;
-use kiln_shared::call::{CallMode, CallResponse, Failure, FailureKind};
+use kiln_shared::call::{CallResponse, Failure, FailureKind};
 use kiln_shared::contract::Limits;
 use kiln_shared::function::{Function, FunctionSpec};
 use kiln_shared::record::CallStatus;
@@ -230,22 +230,6 @@ async fn a_caller_that_goes_away_takes_its_container_along() {
     let [ended] = agent.caller.records(1).await.try_into().unwrap();
     assert_eq!((ended.status, ended.error.as_deref()), (CallStatus::Error, Some("context canceled")));
     assert_eq!(agent.caller.text(&function, "count").await, "1");
-    agent.close().await;
-}
-
-#[tokio::test]
-async fn a_detached_call_runs_on_when_its_caller_has_gone() {
-    let mut agent = Agent::with_memory_mib(64).await;
-    let function = function();
-    let mut call = request(&function, Bytes::from_static(b"sleep 500"));
-    call.mode = CallMode::Detached;
-    let accepted = agent.caller.send(call).await.unwrap();
-    assert_eq!(accepted.status, 202);
-    assert_eq!(text_of(accepted).await, "");
-    // There is room for one container, and the detached call has it.
-    assert_eq!(agent.caller.text(&function, "count").await, "2");
-    let ended: Vec<_> = agent.caller.records(2).await.iter().map(|record| record.status).collect();
-    assert_eq!(ended, [CallStatus::Success; 2]);
     agent.close().await;
 }
 

@@ -8,7 +8,7 @@ use kiln_agent::container::Driver;
 use kiln_agent::slots::SlotsConfig;
 use kiln_agent::{Agent, AgentConfig};
 use kiln_shared::body::Body;
-use kiln_shared::call::{CallError, CallHop, CallKind, CallMode, CallRequest, CallResponse, Failure};
+use kiln_shared::call::{CallError, CallHop, CallKind, CallRequest, CallResponse, Failure};
 use kiln_shared::contract::Limits;
 use kiln_shared::function::Function;
 use kiln_shared::http1::HeaderBlock;
@@ -31,8 +31,7 @@ impl Caller {
     /// Starts an agent.
     pub(crate) fn with(driver: Arc<dyn Driver>, slots: SlotsConfig, limits: Limits) -> Self {
         let (sink, records) = RecordSink::bounded(1000);
-        let config =
-            AgentConfig { node: NodeId::new("test"), slots, limits, detached_body_bytes_max: 1 << 20 };
+        let config = AgentConfig { node: NodeId::new("test"), slots, limits };
         Self { agent: Agent::start(config, driver, sink), records }
     }
 
@@ -95,7 +94,6 @@ pub(crate) fn request(function: &Arc<Function>, body: Bytes) -> CallRequest {
         id: CallId::generate(),
         function: Arc::clone(function),
         kind: CallKind::Invoke,
-        mode: CallMode::Sync,
         method: http::Method::POST,
         url: "http://localhost/invoke/x".to_owned(),
         path: "/invoke".into(),

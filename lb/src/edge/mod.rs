@@ -22,7 +22,7 @@ use axum::Router;
 use bytes::Bytes;
 use http::Method;
 use kiln_shared::body::Body;
-use kiln_shared::call::{CallError, CallKind, CallMode, CallRequest, CallResponse, Failure};
+use kiln_shared::call::{CallError, CallKind, CallRequest, CallResponse, Failure, FailureKind};
 use kiln_shared::function::Function;
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::http1::head::RequestHead;
@@ -42,6 +42,7 @@ use self::seating::hold_place;
 pub use self::timing::ServerTiming;
 pub use self::unplaced::UNPLACED_RECORDS_PER_SECOND_MAX;
 use self::unplaced::{Named, Unplaced};
+use crate::detached::{DetachedCall, Intake};
 use crate::fleet::{Attempts, Demand, FleetReader, Limits, Next, RetryPolicy};
 use crate::forward::Forwarder;
 use crate::guard::{BodyLimit, InFlightLimit, TokenGuard};
@@ -73,6 +74,8 @@ pub struct EdgeConfig {
     pub retry: RetryPolicy,
     /// Whether answers tell where the call's time went.
     pub server_timing: ServerTiming,
+    /// Who takes detached calls in; `None` answers 501.
+    pub intake: Option<Intake>,
 }
 
 impl Default for EdgeConfig {
@@ -88,6 +91,7 @@ impl Default for EdgeConfig {
             nodes_within: Duration::ZERO,
             affinity: Affinity::Ignored,
             retry: RetryPolicy::default(),
+            intake: None,
             server_timing: ServerTiming::Hidden,
         }
     }
@@ -223,6 +227,13 @@ impl Edge {
     async fn call(&self, head: RequestHead, body: Body, found: Found) -> Response {
         let received = Instant::now();
         let id = CallId::generate();
+        if found.kind == CallKind::Invoke && is_detached(&head) {
+            // Boxed, so that calls whose callers wait do not carry its size.
+            return match Box::pin(self.accept(id, head, body, found)).await {
+                Ok(response) => response,
+                Err(failure) => failure_response(&failure, Some(id)),
+            };
+        }
         let method = head.method.clone();
         let call = Named {
             id,
@@ -263,6 +274,30 @@ impl Edge {
         response
     }
 
+    /// Takes a detached call in: 202 when it is safe in the queue.
+    async fn accept(
+        &self,
+        id: CallId,
+        head: RequestHead,
+        body: Body,
+        found: Found,
+    ) -> Result<Response, Failure> {
+        self.token.check(head.headers.get("Authorization")).map_err(Failure::from)?;
+        let _admitted = self.in_flight.admit().map_err(Failure::from)?;
+        let Some(intake) = &self.config.intake else {
+            // Fn's words for a server without them (`spec/api-v2.md`, part 4).
+            let message = "Detach call functions are not supported on this server";
+            return Err(Failure::new(FailureKind::BadRequest, 501, message));
+        };
+        let body = self.body_limit.admit(body).map_err(Failure::from)?;
+        let url = ["http://", &head.host, &head.target].concat();
+        let Found { function, kind, path } = found;
+        let stored = intake.accept(DetachedCall { id, function, kind, path, head, url, body }).await?;
+        let mut headers = HeaderBlock::new();
+        headers.push_valid(b"Fn-Call-Id", stored.as_bytes());
+        Ok(Response { status: 202, headers, body: Body::Empty })
+    }
+
     /// What a call of `function` asks of the fleet.
     fn demand(&self, function: &Function, headers: &HeaderBlock) -> Demand {
         let demand = Demand::of(function);
@@ -286,18 +321,12 @@ impl Edge {
         self.token.check(head.headers.get("Authorization")).map_err(Failure::from)?;
         let admitted = self.in_flight.admit().map_err(Failure::from)?;
         let body = self.body_limit.admit(body).map_err(Failure::from)?;
-        let detached = found.kind == CallKind::Invoke
-            && head
-                .headers
-                .get("Fn-Invoke-Type")
-                .is_some_and(|value| value.eq_ignore_ascii_case(b"detached"));
         let calls_max = found.function.spec.concurrency_max;
         let limit = calls_max.map(|calls_max| self.limits.of(&demand.function, calls_max));
         let mut request = Box::new(CallRequest {
             id,
             function: found.function,
             kind: found.kind,
-            mode: if detached { CallMode::Detached } else { CallMode::Sync },
             method: head.method,
             url: ["http://", &head.host, &head.target].concat(),
             path: found.path,
@@ -403,6 +432,10 @@ impl Service for Edge {
     }
 }
 
+fn is_detached(head: &RequestHead) -> bool {
+    head.headers.get("Fn-Invoke-Type").is_some_and(|kind| kind.eq_ignore_ascii_case(b"detached"))
+}
+
 async fn connection(edge: Arc<Edge>, stream: TcpStream, stop: CancellationToken) {
     let (reader, writer) = stream.into_split();
     let ended = serve(reader, writer, &*edge, &edge.config.connection, &stop).await;
@@ -430,7 +463,7 @@ fn redirect(head: &RequestHead) -> Option<Response> {
 /// Fn's words for a path that exists for other methods only; the path without escapes.
 fn method_not_allowed(method: &Method, path: &[u8]) -> Failure {
     let message = format!("Method not allowed: {method} {}", String::from_utf8_lossy(path));
-    Failure::new(kiln_shared::call::FailureKind::BadRequest, 405, message)
+    Failure::new(FailureKind::BadRequest, 405, message)
 }
 
 /// Seconds after which a busy caller may come back (`spec/api-v2.md`, part 1).

@@ -11,6 +11,7 @@ mod peers;
 mod records;
 mod session;
 mod start;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,8 @@ use tokio_util::task::TaskTracker;
 pub use self::ask::Answers;
 pub use self::join::Registrar;
 use self::session::Ended;
-pub use self::start::{LinkArgs, PreparedLink};
+pub use self::start::{LinkArgs, LinkParts, PreparedLink};
+use crate::detached::Dispatcher;
 use crate::nodes::Nodes;
 
 /// Connections that may be open or in their handshake; further ones are turned away.
@@ -51,6 +53,8 @@ pub struct LinkServer {
     pub records: StoredBatches,
     /// What their questions are answered with.
     pub answers: Answers,
+    /// Where queued work comes from, if this balancer has a queue.
+    pub dispatcher: Option<Dispatcher>,
     /// Where all balancers are.
     pub balancers: watch::Receiver<Vec<String>>,
     /// Who lets machines join, if this balancer has the key of the fleet's CA.
@@ -159,6 +163,10 @@ impl LinkServer {
                     }
                     Ok(Ok(Some(Opening::Ask(question)))) => {
                         ask::serve(&server.answers, &agent, question, writer).await;
+                        None
+                    }
+                    Ok(Ok(Some(Opening::Work(question)))) => {
+                        work::serve(server.dispatcher.as_ref(), &agent, question, reader, writer).await;
                         None
                     }
                     Ok(Err(error @ ReadError::Malformed(_))) => {

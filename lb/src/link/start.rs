@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::identity::{authority, identity, renew};
 use super::peers::Peers;
 use super::{Answers, LinkServer, Registrar};
+use crate::detached::Dispatcher;
 use crate::nodes::Nodes;
 use crate::route::RouteReader;
 
@@ -89,6 +90,21 @@ impl LinkArgs {
     }
 }
 
+/// What agents are served with.
+#[derive(Debug)]
+pub struct LinkParts {
+    /// Where news of nodes go.
+    pub nodes: Nodes,
+    /// Where their records go.
+    pub records: StoredBatches,
+    /// The functions that there are.
+    pub routes: RouteReader,
+    /// Where queued work comes from, if there is a queue.
+    pub dispatcher: Option<Dispatcher>,
+    /// Where join tokens and balancers are kept.
+    pub catalog: Catalog,
+}
+
 impl PreparedLink {
     /// Where agents reach it.
     ///
@@ -111,14 +127,12 @@ impl PreparedLink {
     /// Serves agents until `stop`. Whether this balancer is the one of all that share the catalog that speaks for the fleet.
     pub fn serve(
         self,
-        nodes: Nodes,
-        records: StoredBatches,
-        routes: RouteReader,
-        catalog: Catalog,
+        parts: LinkParts,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> watch::Receiver<bool> {
         let Self { endpoint, credentials, authority, advertise } = self;
+        let LinkParts { nodes, records, routes, dispatcher, catalog } = parts;
         tasks.spawn(credentials.clone().watch(stop.clone()));
         if let Some(authority) = &authority {
             let renewing = renew(credentials.clone(), Arc::clone(authority));
@@ -136,6 +150,7 @@ impl PreparedLink {
         tasks.spawn(peers.keep(stop.clone()));
         let server = LinkServer {
             balancers,
+            dispatcher,
             nodes,
             records,
             answers: Answers::new(routes, authority.clone()),

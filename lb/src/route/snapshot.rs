@@ -101,6 +101,11 @@ impl Routes {
             .ok_or(RouteError::FunctionNotFound)
     }
 
+    /// All functions, in no order.
+    pub fn functions(&self) -> impl Iterator<Item = &Arc<Function>> {
+        self.functions.iter()
+    }
+
     /// Finds a trigger by its app's name and its exact source, both decoded. O(1).
     ///
     /// # Errors

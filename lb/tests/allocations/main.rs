@@ -12,7 +12,7 @@ use kiln_lb::fleet::{
     place,
 };
 use kiln_shared::body::Body;
-use kiln_shared::call::{CallKind, CallMode, CallRequest};
+use kiln_shared::call::{CallKind, CallRequest};
 use kiln_shared::function::{Function, FunctionSpec};
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::http1::buffer::WriteFraming;
@@ -162,7 +162,6 @@ fn a_call_that_tells_why_allocates_no_more_on_the_hop_than_one_that_does_not() {
         id: CallId::generate(),
         function: Arc::new(Function::new(spec)),
         kind: CallKind::Invoke,
-        mode: CallMode::Sync,
         method: http::Method::POST,
         url: format!("http://kiln.test/invoke/{id}"),
         path: "/invoke".into(),

@@ -113,7 +113,7 @@ pub(crate) async fn balancer(shared: Arc<Shared>, name: String) -> Outcome {
     )));
     let (_balancers, balancers) = watch::channel(Vec::new());
     let answers = Answers::new(RouteTable::new().reader(), None);
-    let server = LinkServer { nodes, records, answers, balancers, registrar: None };
+    let server = LinkServer { nodes, records, answers, balancers, dispatcher: None, registrar: None };
     server.clone().serve(endpoint, &tasks, &control.stop);
     server.serve(second, &tasks, &control.stop);
     let life = BalancerLife { control: control.clone(), fleet: reader.clone() };
@@ -205,7 +205,7 @@ pub(crate) async fn agent(shared: Arc<Shared>, name: String, number: usize) -> O
         ports.iter().map(move |&port| SocketAddr::new(host, port).to_string())
     };
     let balancers = shared.balancers.iter().flat_map(addresses).collect();
-    let config = LinkConfig { hello: hello(&name, u64::from(epoch)), balancers, tls };
+    let config = LinkConfig { hello: hello(&name, u64::from(epoch)), balancers, tls, drain: None };
     let linked = link::start(config, dialer, reports.subscribe(), outbox, sender, &tasks, &control.stop);
     let life = AgentLife { control: control.clone(), reports, records, linked, written: Vec::new() };
     shared.book().agents.insert(name, life);

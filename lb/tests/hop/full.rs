@@ -49,12 +49,7 @@ impl Driver for Stuck {
 /// An agent whose callers wait for `wait` and get nothing.
 fn full(name: &str, wait: Duration) -> NodeAgent {
     let slots = SlotsConfig { wait_timeout: wait, ..SlotsConfig::for_node(256, 1) };
-    let config = AgentConfig {
-        node: NodeId::new(name),
-        slots,
-        limits: Limits::default(),
-        detached_body_bytes_max: 1 << 20,
-    };
+    let config = AgentConfig { node: NodeId::new(name), slots, limits: Limits::default() };
     NodeAgent::start(config, Arc::new(Stuck), RecordSink::bounded(100).0)
 }
 

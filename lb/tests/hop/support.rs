@@ -15,7 +15,7 @@ use kiln_lb::fleet::{Address, Fleet, LivenessPolicy, NodeConfig};
 use kiln_lb::forward::{Forwarder, PoolConfig};
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::{
-    CallError, CallFuture, CallHop, CallKind, CallMode, CallRequest, CallResponse, Refusal, Stages,
+    CallError, CallFuture, CallHop, CallKind, CallRequest, CallResponse, Refusal, Stages,
 };
 use kiln_shared::function::{Function, FunctionSpec};
 use kiln_shared::http1::HeaderBlock;
@@ -228,7 +228,6 @@ pub(crate) fn request(body: Body) -> Box<CallRequest> {
         id: CallId::generate(),
         function: Arc::new(Function::new(spec)),
         kind: CallKind::Invoke,
-        mode: CallMode::Sync,
         method: http::Method::PATCH,
         url: "http://example.com/t/a/s?q=1".to_owned(),
         path: "/s".into(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kiln_agent::link::{self, LinkConfig, Linked, Outbox};
 use kiln_api::{Catalog, RecordWriter, Retention};
 use kiln_lb::fleet::{Fleet, FleetConfig, NodeState, View};
-use kiln_lb::link::LinkArgs;
+use kiln_lb::link::{LinkArgs, LinkParts};
 use kiln_lb::nodes::Nodes;
 use kiln_lb::route::follow;
 use kiln_shared::identity::{Credentials, Role, client_config};
@@ -99,7 +99,14 @@ impl Balancer {
         let (_, waiting) = RecordSink::bounded(8);
         tasks.spawn(writer.run(waiting, stop.clone()));
         let address = link.address().expect("is bound");
-        let speaks = link.serve(nodes.clone(), batches, followed.routes, catalog.clone(), &tasks, &stop);
+        let parts = LinkParts {
+            nodes: nodes.clone(),
+            records: batches,
+            routes: followed.routes,
+            dispatcher: None,
+            catalog: catalog.clone(),
+        };
+        let speaks = link.serve(parts, &tasks, &stop);
         Self { address, nodes, catalog, fleet: reader, speaks, tasks, stop }
     }
 
@@ -159,7 +166,7 @@ impl Agent {
             quic::client_config(client_config(credentials, Role::Balancer, LINK_ALPN)).expect("settings");
         let first = report(hello.node.as_str(), hello.epoch, 1);
         let balancers = balancers.iter().map(ToString::to_string).collect();
-        let config = LinkConfig { hello, balancers, tls };
+        let config = LinkConfig { hello, balancers, tls, drain: None };
         let dialer = quic::dialer(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a socket");
         let reports = watch::Sender::new(Arc::new(first));
         let (records, waiting) = RecordSink::bounded(1024);

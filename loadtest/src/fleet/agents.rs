@@ -94,7 +94,7 @@ impl Agent {
         stop: CancellationToken,
     ) -> Result<()> {
         let Self { number, hello, tls, state } = self;
-        let config = LinkConfig { hello, balancers: vec![balancer.to_string()], tls };
+        let config = LinkConfig { hello, balancers: vec![balancer.to_string()], tls, drain: None };
         let (_sink, records) = RecordSink::bounded(8);
         let outbox = Outbox::start(records, &tasks, &stop);
         let (sender, mut commands) = mpsc::channel(8);

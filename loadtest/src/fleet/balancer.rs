@@ -42,7 +42,8 @@ pub async fn run(folder: &Path) -> Result<()> {
     let (records, _no_store) = StoredBatches::bounded();
     let (_known, balancers) = watch::channel(Vec::new());
     let answers = Answers::new(RouteTable::new().reader(), None);
-    LinkServer { nodes, records, answers, balancers, registrar: None }.serve(endpoint, &tasks, &stop);
+    LinkServer { nodes, records, answers, balancers, dispatcher: None, registrar: None }
+        .serve(endpoint, &tasks, &stop);
     answer(&address.to_string())?;
     let mut lines = lines();
     while let Some(line) = lines.recv().await {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http::Method;
 use kiln_shared::body::Body;
-use kiln_shared::call::{CallKind, CallMode, CallRequest, CallResponse, Stages};
+use kiln_shared::call::{CallKind, CallRequest, CallResponse, Stages};
 use kiln_shared::function::{Function, FunctionSpec};
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::http1::buffer::WriteFraming;
@@ -48,7 +48,6 @@ impl Call {
             id: CallId::generate(),
             function: Arc::new(Function::new(spec)),
             kind: CallKind::Invoke,
-            mode: CallMode::Sync,
             method: Method::POST,
             url: "http://kiln.example.com/invoke/01CQ4S2K8JNG8G00GZJ0000002".to_owned(),
             path: "/invoke".into(),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::body::Body;
-use crate::call::{CallKind, CallMode, CallRequest};
+use crate::call::{CallKind, CallRequest};
 use crate::function::{Format, Function, FunctionSpec};
 use crate::http1::HeaderBlock;
 use crate::ids::{AppId, CallId, FunctionId};
@@ -34,7 +34,6 @@ pub(crate) fn call(format: Format, headers: &[(&str, &str)], body: &'static str)
         id: CallId::generate(),
         function: Arc::new(function(format)),
         kind: CallKind::Invoke,
-        mode: CallMode::Sync,
         method: http::Method::POST,
         url: "http://localhost:8080/t/demo/hello?x=1".to_owned(),
         path: "/hello".into(),

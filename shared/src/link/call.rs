@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::CALL_PATH;
 use crate::body::Body;
-use crate::call::{CallKind, CallMode, CallRequest, CallResponse, Failure, Refusal, Stages};
+use crate::call::{CallKind, CallRequest, CallResponse, Failure, Refusal, Stages};
 use crate::function::{Function, Revision};
 use crate::http1::HeaderBlock;
 use crate::http1::buffer::WriteFraming;
@@ -70,10 +70,7 @@ pub fn request_head(
         CallKind::Invoke => head.push(b'-'),
         CallKind::Trigger(id) => head.extend_from_slice(id.as_bytes()),
     }
-    head.extend_from_slice(match request.mode {
-        CallMode::Sync => b" sync ",
-        CallMode::Detached => b" detached ",
-    });
+    head.push(b' ');
     head.extend_from_slice(request.method.as_str().as_bytes());
     // In the same line, so that no client's line can be taken for it; who does not know these words passes them over.
     if let Some(placement) = &request.placement {
@@ -126,7 +123,6 @@ pub struct IncomingCall {
     pub revision: Revision,
     id: CallId,
     kind: CallKind,
-    mode: CallMode,
     method: http::Method,
     url: String,
     path: Cow<'static, str>,
@@ -141,7 +137,7 @@ impl IncomingCall {
     /// It is no call.
     pub fn read(head: RequestHead, balancer: &Arc<str>) -> Result<Self, ProtocolError> {
         let mut headers = head.headers;
-        let (id, function, revision, kind, mode, method, placement) = headers
+        let (id, function, revision, kind, method, placement) = headers
             .take_first(CALL_HEADER, |line| read_call(line, balancer))
             .unwrap_or(Err(ProtocolError("no call in the first line")))?;
         let mut text = |name, missing| {
@@ -150,7 +146,7 @@ impl IncomingCall {
         };
         let url = text(URL_HEADER, "no URL in its line")?;
         let path = Cow::Owned(text(PATH_HEADER, "no path in its line")?);
-        Ok(Self { function, revision, id, kind, mode, method, url, path, headers, placement })
+        Ok(Self { function, revision, id, kind, method, url, path, headers, placement })
     }
 
     /// The call, with the function that was looked up.
@@ -159,7 +155,6 @@ impl IncomingCall {
             id: self.id,
             function,
             kind: self.kind,
-            mode: self.mode,
             method: self.method,
             url: self.url,
             path: self.path,
@@ -171,7 +166,7 @@ impl IncomingCall {
     }
 }
 
-type CallLine = (CallId, FunctionId, Revision, CallKind, CallMode, http::Method, Option<Placement>);
+type CallLine = (CallId, FunctionId, Revision, CallKind, http::Method, Option<Placement>);
 
 fn read_call(line: &[u8], balancer: &Arc<str>) -> Result<CallLine, ProtocolError> {
     let line = std::str::from_utf8(line).map_err(|_| ProtocolError("a call that is not text"))?;
@@ -184,14 +179,9 @@ fn read_call(line: &[u8], balancer: &Arc<str>) -> Result<CallLine, ProtocolError
         "-" => CallKind::Invoke,
         trigger => CallKind::Trigger(trigger.parse().map_err(|_| ProtocolError("a bad trigger id"))?),
     };
-    let mode = match word()? {
-        "sync" => CallMode::Sync,
-        "detached" => CallMode::Detached,
-        _ => return Err(ProtocolError("a bad call mode")),
-    };
     let method = word()?.parse().map_err(|_| ProtocolError("a bad method"))?;
     let placement = Placement::read_words(words, Arc::clone(balancer));
-    Ok((id, function, Revision(revision), kind, mode, method, placement))
+    Ok((id, function, Revision(revision), kind, method, placement))
 }
 
 /// The answer of a function, as an agent sends it.

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -68,6 +68,31 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(ReadError::Cut) };
             }
+        }
+    }
+
+    /// The next bytes, as they are: what a message said that would follow it. Cancel-safe: what was read stays.
+    ///
+    /// # Errors
+    /// There are more than `bytes_max`, or fewer than `bytes`.
+    pub async fn bytes(&mut self, bytes: usize, bytes_max: usize) -> Result<Bytes, ReadError> {
+        if bytes > bytes_max {
+            return Err(ReadError::TooLong { bytes, bytes_max });
+        }
+        self.buffer.reserve(bytes.saturating_sub(self.buffer.len()));
+        while self.buffer.len() < bytes {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(ReadError::Cut);
+            }
+        }
+        Ok(self.buffer.split_to(bytes).freeze())
+    }
+
+    /// Waits until the peer has ended the stream; whatever it still says is passed over. Cancel-safe.
+    pub async fn ended(&mut self) {
+        self.buffer.clear();
+        while let Ok(1..) = self.stream.read_buf(&mut self.buffer).await {
+            self.buffer.clear();
         }
     }
 

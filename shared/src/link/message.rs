@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::work::WorkAsk;
 use crate::function::{FunctionSpec, Revision};
 use crate::identity::SignedCertificate;
 use crate::ids::{FunctionId, NodeId};
@@ -25,6 +26,8 @@ pub enum Opening {
     Records,
     /// One [`Answer`] comes back.
     Ask(Ask),
+    /// One [`WorkAnswer`](super::work::WorkAnswer) comes back.
+    Work(WorkAsk),
 }
 
 /// Who an agent is.

@@ -9,6 +9,7 @@ pub mod frame;
 pub mod join;
 pub mod message;
 pub mod quic;
+pub mod work;
 
 use std::time::Duration;
 

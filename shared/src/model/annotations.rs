@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ApiError;
+use crate::queue::{Destination, RetryInput, RetryPolicy};
 
 /// On functions: where to POST a call. Computed on output, dropped on input.
 pub const INVOKE_ENDPOINT: &str = "fnproject.io/fn/invokeEndpoint";
@@ -19,6 +20,18 @@ pub const IMAGE_DIGEST: &str = "kiln.dev/image-digest";
 /// On functions, and on apps for those of their functions that say nothing: most calls of a function that may run in
 /// the fleet at a time, 1 to 100,000.
 pub const CONCURRENCY_MAX: &str = "kiln.dev/concurrency-max";
+
+/// On functions, and on apps for those of their functions that say nothing: how often a detached call that failed is
+/// tried again, as `{"attempts_max": 3, "backoff_ms": 1000, "backoff_max_ms": 300000}`.
+pub const RETRY: &str = "kiln.dev/retry";
+
+/// On functions, and on apps for those of their functions that say nothing: where the answer of a detached call goes, as
+/// `APP/FUNCTION` or an `http://` or `https://` URL.
+pub const ON_SUCCESS: &str = "kiln.dev/on-success";
+
+/// On functions, and on apps for those of their functions that say nothing: where a detached call goes that failed for
+/// good, as [`ON_SUCCESS`].
+pub const ON_FAILURE: &str = "kiln.dev/on-failure";
 
 const CALLS_MAX: u64 = 100_000;
 
@@ -47,6 +60,16 @@ impl Annotations {
     pub(super) fn concurrency_max(&self) -> Option<u32> {
         let calls = self.get(CONCURRENCY_MAX)?.as_u64().filter(|calls| (1..=CALLS_MAX).contains(calls))?;
         u32::try_from(calls).ok()
+    }
+
+    /// How often a detached call is tried again, where [`RETRY`] is there and valid.
+    pub(super) fn retry(&self) -> Option<RetryPolicy> {
+        RetryInput::deserialize(self.get(RETRY)?).ok()?.policy()
+    }
+
+    /// Where detached calls are told, where `key` ([`ON_SUCCESS`], [`ON_FAILURE`]) is there and valid.
+    pub(super) fn destination(&self, key: &str) -> Option<Destination> {
+        self.get(key)?.as_str()?.parse().ok()
     }
 
     /// Sets `key` without checking the rules, for what the server itself computes.
@@ -101,6 +124,14 @@ impl Annotations {
         }
         if self.get(CONCURRENCY_MAX).is_some() && self.concurrency_max().is_none() {
             return Err(ApiError::ConcurrencyMaxInvalid);
+        }
+        if self.get(RETRY).is_some() && self.retry().is_none() {
+            return Err(ApiError::RetryInvalid);
+        }
+        for key in [ON_SUCCESS, ON_FAILURE] {
+            if self.get(key).is_some() && self.destination(key).is_none() {
+                return Err(ApiError::DestinationInvalid(key));
+            }
         }
         if self.0.len() > KEYS_MAX { Err(ApiError::AnnotationsTooMany) } else { Ok(()) }
     }

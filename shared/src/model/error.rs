@@ -111,6 +111,14 @@ pub enum ApiError {
     /// Kiln's own rule.
     #[error("Invalid annotation value, kiln.dev/concurrency-max must be a whole number from 1 to 100000")]
     ConcurrencyMaxInvalid,
+    /// Kiln's own rule.
+    #[error(
+        "Invalid annotation value, kiln.dev/retry must be an object of attempts_max (1 to 100), backoff_ms and backoff_max_ms (up to a day)"
+    )]
+    RetryInvalid,
+    /// Kiln's own rule. Holds the annotation's key.
+    #[error("Invalid annotation value, {0} must be APP/FUNCTION or an http:// or https:// URL")]
+    DestinationInvalid(&'static str),
 
     /// Kiln's own rule: such a pair cannot be an environment variable, so that the function could never start.
     #[error(

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::wire::{self, Config};
-use super::{Annotations, ApiError, App, IMAGE_DIGEST, Shape, check_name};
+use super::{Annotations, ApiError, App, IMAGE_DIGEST, ON_FAILURE, ON_SUCCESS, Shape, check_name};
 use crate::function::{Format, FunctionSpec};
 use crate::ids::{AppId, FunctionId};
+use crate::queue::DetachedPolicy;
 
 const MEMORY_MIB_DEFAULT: u64 = 128;
 const MEMORY_MIB_MAX: u64 = 8192;
@@ -236,6 +237,8 @@ fn or_default<T: Default + PartialEq>(given: T, default: T) -> T {
 pub fn resolve(app: &App, function: &FunctionResource) -> FunctionSpec {
     let mut config = app.config.clone();
     config.extend(function.config.clone());
+    let destination =
+        |key| function.annotations.destination(key).or_else(|| app.annotations.destination(key));
     let image_digest = function.annotations.get(IMAGE_DIGEST).and_then(|value| value.as_str());
     FunctionSpec {
         id: function.id,
@@ -253,6 +256,11 @@ pub fn resolve(app: &App, function: &FunctionResource) -> FunctionSpec {
         config,
         syslog_url: app.syslog_url.clone(),
         concurrency_max: function.annotations.concurrency_max().or_else(|| app.annotations.concurrency_max()),
+        detached: DetachedPolicy {
+            retry: function.annotations.retry().or_else(|| app.annotations.retry()).unwrap_or_default(),
+            on_success: destination(ON_SUCCESS),
+            on_failure: destination(ON_FAILURE),
+        },
     }
 }
 
@@ -265,7 +273,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{AppInput, CONCURRENCY_MAX, from_json};
+    use crate::model::{AppInput, CONCURRENCY_MAX, RETRY, from_json};
 
     fn app(input: &serde_json::Value) -> App {
         let input = from_json::<AppInput>(input.to_string().as_bytes()).expect("readable");
@@ -307,6 +315,7 @@ mod tests {
                     .into(),
                 syslog_url: Some("udp://h:514".to_owned()),
                 concurrency_max: None,
+                detached: DetachedPolicy::default(),
             }
         );
     }
@@ -348,6 +357,41 @@ mod tests {
             let input = from_json::<FunctionInput>(given.to_string().as_bytes()).expect("readable");
             let refused = FunctionResource::create(&input, &app, Timestamp::UNIX_EPOCH);
             assert_eq!(refused, Err(ApiError::ConcurrencyMaxInvalid), "{limit}");
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_detached_calls_comes_from_the_function_or_else_its_app_and_makes_no_new_revision() {
+        let told =
+            app(&json!({"name": "a", "annotations": {ON_SUCCESS: "a/next", ON_FAILURE: "http://h/x"}}));
+        let before = function(&told, &json!({"app_id": told.id, "name": "f", "image": "i"}));
+        let change = json!({"annotations": {ON_SUCCESS: "b/own", RETRY: {"attempts_max": 7}}});
+        let own = from_json(change.to_string().as_bytes()).expect("readable");
+        let after = before.update(&own, Timestamp::UNIX_EPOCH).expect("valid");
+        let (of_app, of_function) = (resolve(&told, &before), resolve(&told, &after));
+        let shown = |spec: &FunctionSpec| {
+            let DetachedPolicy { retry, on_success, on_failure } = spec.detached.clone();
+            (retry.attempts_max, on_success.expect("one").to_string(), on_failure.expect("one").to_string())
+        };
+        let usual = DetachedPolicy::default().retry.attempts_max;
+        assert_eq!(shown(&of_app), (usual, "a/next".to_owned(), "http://h/x".to_owned()));
+        assert_eq!(shown(&of_function), (7, "b/own".to_owned(), "http://h/x".to_owned()));
+        let plain = FunctionSpec { detached: DetachedPolicy::default(), ..of_app.clone() };
+        assert_eq!([of_app.revision(), of_function.revision()], [plain.revision(); 2]);
+    }
+
+    #[test]
+    fn retries_and_destinations_that_cannot_be_are_refused_by_name() {
+        let app = app(&json!({"name": "a"}));
+        for (annotations, refusal) in [
+            (json!({RETRY: {"attempts_max": 0}}), ApiError::RetryInvalid),
+            (json!({RETRY: 3}), ApiError::RetryInvalid),
+            (json!({ON_SUCCESS: "nowhere"}), ApiError::DestinationInvalid(ON_SUCCESS)),
+            (json!({ON_FAILURE: ["a/b"]}), ApiError::DestinationInvalid(ON_FAILURE)),
+        ] {
+            let given = json!({"app_id": app.id, "name": "f", "image": "i", "annotations": annotations});
+            let input = from_json::<FunctionInput>(given.to_string().as_bytes()).expect("readable");
+            assert_eq!(FunctionResource::create(&input, &app, Timestamp::UNIX_EPOCH), Err(refusal));
         }
     }
 

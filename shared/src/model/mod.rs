@@ -13,7 +13,9 @@ mod trigger;
 mod why;
 mod wire;
 
-pub use annotations::{Annotations, CONCURRENCY_MAX, HTTP_ENDPOINT, IMAGE_DIGEST, INVOKE_ENDPOINT};
+pub use annotations::{
+    Annotations, CONCURRENCY_MAX, HTTP_ENDPOINT, IMAGE_DIGEST, INVOKE_ENDPOINT, ON_FAILURE, ON_SUCCESS, RETRY,
+};
 pub use app::{App, AppInput, Shape};
 pub use call::Call;
 pub use error::ApiError;

@@ -14,10 +14,13 @@
 mod error;
 mod message;
 mod operations;
+mod policy;
 mod retry;
+mod stored_call;
 mod transition;
 mod view;
 mod wake;
+mod work;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -28,10 +31,13 @@ pub use message::{Enqueued, NewMessage, Priority, Reserved};
 pub use operations::{
     Cancelled, Functions, Held, Outcome, Purge, Receipt, Redrive, Reserve, Retry, Settled, Settlement,
 };
+pub use policy::{Destination, DetachedPolicy, NoDestination, RetryInput};
 pub use retry::RetryPolicy;
+pub use stored_call::StoredCall;
 pub use transition::{Next, Tries, abandoned, expired, failed, kept_error};
 pub use view::{Depth, List, MessageView, Page, State};
 pub use wake::{QueueClosed, WakeSource, Wakeups};
+pub use work::{ANSWER_BYTES_MAX, Finished, KeptAnswer, TAKE_WAIT_MAX, Work, WorkSource};
 
 use crate::ids::CallId;
 

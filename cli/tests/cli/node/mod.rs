@@ -4,6 +4,7 @@
 mod images;
 
 mod bodies;
+mod detached;
 mod failures;
 mod fleet;
 mod python;

@@ -16,7 +16,6 @@ fn request(headers: HeaderBlock) -> CallRequest {
         id: CallId::generate(),
         function: Arc::new(function(Format::HttpStream)),
         kind: CallKind::Trigger(TriggerId::generate()),
-        mode: CallMode::Detached,
         method: http::Method::PUT,
         url: "http://example.com/t/a/s?q=1".to_owned(),
         path: "/s with spaces".into(),
@@ -47,7 +46,7 @@ fn a_call_arrives_as_it_was_sent() {
     headers.push_valid(b"X-Mine", b"yes");
     let sent = request(headers);
     let read = read_back(&sent);
-    assert_eq!((read.id, read.kind, read.mode), (sent.id, sent.kind, sent.mode));
+    assert_eq!((read.id, read.kind), (sent.id, sent.kind));
     assert_eq!((read.method, read.url, read.path), (sent.method, sent.url, sent.path));
     assert_eq!(read.headers, sent.headers);
 }

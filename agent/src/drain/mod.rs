@@ -1,0 +1,334 @@
+//! Draining: the node takes queued calls when it has room, runs them, and tells how they ended.
+//!
+//! One [`Drain`] for the node, and one tap for each source of work: the queue of this process, or every linked
+//! balancer. [`budget`] decides how much is taken, [`held`] keeps what the node has, [`run`] runs one message.
+//!
+//! Invariant: a message that the node has is in `held` from when it is taken until its end is told, and its lease is
+//! renewed for as long by some tap, if there is any.
+
+mod budget;
+mod held;
+mod run;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kiln_shared::queue::{Finished, Held, Outcome, QueueError, Reserve, Work, WorkSource};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::budget::Room;
+pub use self::budget::Shares;
+use self::held::{HeldMessages, SourceName};
+use crate::Agent;
+
+/// Longest wait for work in one question.
+const TAKE_WAIT: Duration = Duration::from_secs(20);
+/// How long ends of messages are gathered, to be told together.
+const GATHER: Duration = Duration::from_millis(2);
+/// Most ends that are told together.
+const TELL_MAX: usize = 128;
+/// Pause after the queue was away or said that it failed.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a node drains the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct DrainConfig {
+    /// What queued work may use of the node.
+    pub shares: Shares,
+    /// How long a message is the node's before it must have said that it still has it.
+    pub lease: Duration,
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        let shares = Shares { memory_percent: 80, high_water_percent: 80, messages_max: 256 };
+        Self { shares, lease: Duration::from_secs(30) }
+    }
+}
+
+/// The draining of one node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    agent: Agent,
+    worker: String,
+    config: DrainConfig,
+    held: Mutex<HeldMessages>,
+    /// Something in `held` has changed that the taps must look at.
+    changed: Notify,
+    /// An end is to be told.
+    ended: Notify,
+    tasks: TaskTracker,
+    /// Nothing more is taken.
+    stop: CancellationToken,
+}
+
+impl Drain {
+    /// A drain of the agent's node, which shows itself to the queue as `worker`. Takes nothing until it is tapped.
+    pub fn new(agent: Agent, worker: impl Into<String>, config: DrainConfig) -> Self {
+        let shared = Shared {
+            agent,
+            worker: worker.into(),
+            config,
+            held: Mutex::default(),
+            changed: Notify::new(),
+            ended: Notify::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Takes work from `source` while the future is polled, and tells it how that ended. Ends after [`Self::finish`]
+    /// when nothing is left to tell. Dropping it loses nothing: what runs goes on, and another tap tells its end; what
+    /// was being taken comes back when its lease ends.
+    pub async fn tap(&self, name: &str, source: &dyn WorkSource) {
+        let name: SourceName = Arc::from(name);
+        let _tapped = Tapped::new(&self.shared, &name);
+        tokio::select! {
+            () = self.renew(&name, source) => {}
+            ((), ()) = async { tokio::join!(self.take(&name, source), self.tell(&name, source)) } => {}
+        }
+    }
+
+    /// Takes nothing more, gives back what has not begun, and waits until the end of everything else is told. The
+    /// caller bounds the wait: what is left then comes back to the queue when its lease ends.
+    pub async fn finish(&self) {
+        self.shared.stop.cancel();
+        self.shared.held().give_up_waiting();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        loop {
+            let changed = self.shared.changed.notified();
+            if self.shared.held().is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    async fn take(&self, name: &SourceName, source: &dyn WorkSource) {
+        let mut reports = self.shared.agent.reports();
+        while !self.shared.stop.is_cancelled() {
+            // Before the room is judged, so that no change in between is missed.
+            let changed = self.shared.changed.notified();
+            let room = {
+                let report = reports.borrow_and_update();
+                if report.draining {
+                    self.shared.held().give_up_waiting();
+                }
+                self.shared.room(&report)
+            };
+            let Some(reserve) = self.shared.ask_for(&room) else {
+                tokio::select! {
+                    () = self.shared.stop.cancelled() => return,
+                    () = changed => {}
+                    changed = reports.changed() => if changed.is_err() { return },
+                }
+                continue;
+            };
+            let enough = CancellationToken::new();
+            let mut taken = source.take(reserve, TAKE_WAIT, enough.clone());
+            let taken = loop {
+                // What is taken must not be dropped, so the wait is ended from within.
+                tokio::select! {
+                    taken = &mut taken => break taken,
+                    () = self.shared.stop.cancelled(), if !enough.is_cancelled() => enough.cancel(),
+                    Ok(()) = reports.changed(), if !enough.is_cancelled() => {
+                        let now = self.shared.room(&reports.borrow_and_update());
+                        if is_other(&room, &now) {
+                            enough.cancel();
+                        }
+                    }
+                }
+            };
+            match taken {
+                Ok(work) => work.into_iter().for_each(|work| self.start(name, work)),
+                Err(error) => {
+                    trouble(name, "cannot take work from the queue", &error);
+                    self.shared.stop.run_until_cancelled(sleep(TROUBLE_PAUSE)).await;
+                }
+            }
+        }
+    }
+
+    fn start(&self, name: &SourceName, work: Work) {
+        let (receipt, give_up) = (work.message.receipt, CancellationToken::new());
+        let memory_mib = work.function.spec.memory_mib;
+        if !self.shared.held().take(receipt, Arc::clone(name), memory_mib, give_up.clone()) {
+            // It runs here under an older lease; this one ends by itself, and by then the run has, too, or is lost.
+            tracing::debug!(call = %receipt.id, "a message came again while it runs here");
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        if shared.stop.is_cancelled() {
+            give_up.cancel();
+        }
+        self.shared.tasks.spawn(async move {
+            let begun = {
+                let shared = Arc::clone(&shared);
+                move || {
+                    shared.held().begun(receipt.id);
+                    shared.changed.notify_waiters();
+                }
+            };
+            let finished = run::run(&shared.agent, work, &give_up, begun).await;
+            shared.held().finished(finished);
+            shared.ended.notify_waiters();
+        });
+    }
+
+    async fn tell(&self, name: &SourceName, source: &dyn WorkSource) {
+        loop {
+            let ended = self.shared.ended.notified();
+            let (telling, is_over) = {
+                let mut held = self.shared.held();
+                let is_over = self.shared.stop.is_cancelled() && held.is_empty();
+                (Telling::begin(&self.shared, held.next_to_tell(name, TELL_MAX)), is_over)
+            };
+            if telling.finished.is_empty() {
+                if is_over {
+                    return;
+                }
+                tokio::select! {
+                    () = ended => sleep(GATHER).await,
+                    // What an untapped source has left behind, and the end of it all.
+                    () = sleep(TROUBLE_PAUSE) => {}
+                }
+                continue;
+            }
+            match source.finish(telling.finished.clone()).await {
+                Ok(_) => telling.told(),
+                Err(error) if error.is_temporary() => {
+                    trouble(name, "cannot tell the queue how work ended; trying again", &error);
+                    drop(telling);
+                    sleep(TROUBLE_PAUSE).await;
+                }
+                Err(error) => {
+                    trouble(name, "the queue does not take how work ended", &error);
+                    telling.told();
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, name: &SourceName, source: &dyn WorkSource) {
+        let lease = self.shared.config.lease;
+        let mut next = Instant::now();
+        loop {
+            next = (next + lease / 3).max(Instant::now());
+            sleep_until(next).await;
+            let receipts = self.shared.held().to_renew(name);
+            if receipts.is_empty() {
+                continue;
+            }
+            match source.renew(receipts.clone(), lease).await {
+                Ok(held) => {
+                    let lost = receipts.into_iter().zip(held).filter(|(_, held)| *held == Held::Lost);
+                    for (receipt, _) in lost {
+                        self.shared.held().lost(receipt);
+                    }
+                }
+                Err(error) => trouble(name, "cannot renew leases; trying again", &error),
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn held(&self) -> MutexGuard<'_, HeldMessages> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn room(&self, report: &kiln_shared::report::NodeReport) -> Room {
+        Room::of(report, self.held().sum(), self.config.shares)
+    }
+
+    fn ask_for(&self, room: &Room) -> Option<Reserve> {
+        use kiln_shared::queue::Functions;
+        let (preferred, functions, messages) = match room {
+            Room::None => return None,
+            Room::Warm { functions, messages } => {
+                (functions.clone(), Functions::Only(functions.clone()), *messages)
+            }
+            Room::Any { warm, messages } => (warm.clone(), Functions::All, *messages),
+        };
+        let asked = Reserve::new(self.worker.clone(), messages, self.config.lease);
+        Some(Reserve { preferred, functions, ..asked })
+    }
+}
+
+/// True if a question that was asked with `asked` room should be asked again.
+fn is_other(asked: &Room, now: &Room) -> bool {
+    match (asked, now) {
+        (Room::Any { .. }, Room::Any { .. }) => false,
+        (Room::Warm { functions: asked, .. }, Room::Warm { functions: now, .. }) => asked != now,
+        _ => true,
+    }
+}
+
+/// A tap that is open.
+struct Tapped<'a> {
+    shared: &'a Shared,
+    name: &'a SourceName,
+}
+
+impl<'a> Tapped<'a> {
+    fn new(shared: &'a Shared, name: &'a SourceName) -> Self {
+        shared.held().tap(name);
+        Self { shared, name }
+    }
+}
+
+impl Drop for Tapped<'_> {
+    fn drop(&mut self) {
+        self.shared.held().untap(self.name);
+        self.shared.ended.notify_waiters();
+    }
+}
+
+/// Ends that are being told. Dropped before they are told, another try tells them.
+struct Telling<'a> {
+    shared: &'a Shared,
+    finished: Vec<Finished>,
+}
+
+impl<'a> Telling<'a> {
+    fn begin(shared: &'a Shared, finished: Vec<Finished>) -> Self {
+        Self { shared, finished }
+    }
+
+    fn told(mut self) {
+        let told = std::mem::take(&mut self.finished);
+        for finished in &told {
+            let outcome = match finished.outcome {
+                Outcome::Done => "done",
+                Outcome::Failed { .. } => "failed",
+                Outcome::Unstarted => "unstarted",
+            };
+            metrics::counter!("kiln_queued_calls_total", "outcome" => outcome).increment(1);
+        }
+        self.shared.held().told(told.iter().map(|finished| finished.receipt));
+        self.shared.changed.notify_waiters();
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        if !self.finished.is_empty() {
+            self.shared.held().untold(std::mem::take(&mut self.finished));
+        }
+    }
+}
+
+fn trouble(source: &str, what: &str, error: &QueueError) {
+    metrics::counter!("kiln_queue_failures_total").increment(1);
+    tracing::warn!(source, %error, "{what}");
+}

@@ -1,0 +1,129 @@
+//! One message, from the queue into a container, and how that ended.
+
+use bytes::{Bytes, BytesMut};
+use kiln_shared::body::{Body, BodyError};
+use kiln_shared::call::{CallError, CallResponse, Failure, FailureKind};
+use kiln_shared::queue::{ANSWER_BYTES_MAX, Finished, KeptAnswer, Outcome, Retry, StoredCall, Work};
+use tokio_util::sync::CancellationToken;
+
+use crate::Agent;
+
+/// Runs a message. `give_up` ends its wait for a container, not its run; `begun` is called when it has one.
+pub(super) async fn run(
+    agent: &Agent,
+    work: Work,
+    give_up: &CancellationToken,
+    begun: impl FnOnce() + Send,
+) -> Finished {
+    let (receipt, function_id) = (work.message.receipt, work.message.function_id);
+    let attempt_number = work.message.attempt;
+    let attempts_max = work.message.retry.attempts_max;
+    let keeps_answer = work.function.spec.detached.on_success.is_some();
+    let (outcome, answer) = match attempt(agent, work, give_up, begun).await {
+        Ok(response) => ended(response, keeps_answer).await,
+        Err(outcome) => (outcome, None),
+    };
+    let is_last =
+        attempt_number >= attempts_max || matches!(outcome, Outcome::Failed { retry: Retry::Never, .. });
+    Finished { receipt, function_id, attempt: attempt_number, is_last, outcome, answer }
+}
+
+async fn attempt(
+    agent: &Agent,
+    work: Work,
+    give_up: &CancellationToken,
+    begun: impl FnOnce() + Send,
+) -> Result<CallResponse, Outcome> {
+    let Work { message, function } = work;
+    let call = StoredCall::read(&message.envelope).map_err(|error| never(error.to_string()))?;
+    let request = call.into_request(message.receipt.id, function, message.payload);
+    agent.run_queued(request, give_up, begun).await.map_err(|error| match error {
+        CallError::Refused { .. } => Outcome::Unstarted,
+        CallError::Failed(failure) => failed(&failure),
+    })
+}
+
+/// What a failure means for the message.
+fn failed(failure: &Failure) -> Outcome {
+    let error = match &failure.detail {
+        Some(detail) => format!("{failure}: {detail}"),
+        None => failure.to_string(),
+    };
+    match failure.kind {
+        FailureKind::Busy => Outcome::Unstarted,
+        // The same message will always be wrong.
+        FailureKind::BadRequest | FailureKind::RequestTooLarge => never(error),
+        _ => Outcome::Failed { error, retry: Retry::ByPolicy },
+    }
+}
+
+fn never(error: String) -> Outcome {
+    Outcome::Failed { error, retry: Retry::Never }
+}
+
+/// Reads an answer to its end; a function that breaks off has failed.
+async fn ended(response: CallResponse, keeps_answer: bool) -> (Outcome, Option<KeptAnswer>) {
+    let CallResponse { status, headers, body, .. } = response;
+    match read(body, keeps_answer).await {
+        Ok((body, is_cut)) => {
+            let content_type =
+                headers.get("Content-Type").map(|value| String::from_utf8_lossy(value).into_owned());
+            let answer = keeps_answer.then_some(KeptAnswer { status, content_type, body, is_cut });
+            (Outcome::Done, answer)
+        }
+        Err(error) => {
+            let error = format!("the function's answer broke off: {error}");
+            (Outcome::Failed { error, retry: Retry::ByPolicy }, None)
+        }
+    }
+}
+
+/// The beginning of a body as far as it is kept, and whether there was more.
+async fn read(mut body: Body, keeps: bool) -> Result<(Bytes, bool), BodyError> {
+    let (mut kept, mut is_cut) = (BytesMut::new(), false);
+    while let Some(chunk) = body.next_chunk().await {
+        let chunk = chunk?;
+        if keeps {
+            let room = (ANSWER_BYTES_MAX - kept.len()).min(chunk.len());
+            kept.extend_from_slice(&chunk[..room]);
+            is_cut |= room < chunk.len();
+        }
+    }
+    Ok((kept.freeze(), is_cut))
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_shared::http1::HeaderBlock;
+
+    use super::*;
+
+    fn answer(body: Bytes) -> CallResponse {
+        let mut headers = HeaderBlock::new();
+        headers.push_valid(b"Content-Type", b"text/plain");
+        CallResponse { status: 200, headers, body: Body::from(body), stages: Default::default() }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_kept_for_its_destination_as_far_as_the_bound_goes() {
+        let long = Bytes::from(vec![b'x'; ANSWER_BYTES_MAX + 1]);
+        let (outcome, kept) = ended(answer(long), true).await;
+        let kept = kept.expect("an answer");
+        assert_eq!(outcome, Outcome::Done);
+        assert_eq!((kept.body.len(), kept.is_cut), (ANSWER_BYTES_MAX, true));
+        assert_eq!(kept.content_type.as_deref(), Some("text/plain"));
+        assert_eq!(ended(answer(Bytes::from_static(b"ok")), false).await, (Outcome::Done, None));
+    }
+
+    #[test]
+    fn only_what_can_get_better_is_tried_again() {
+        assert_eq!(failed(&Failure::busy()), Outcome::Unstarted);
+        let retry = |failure: &Failure| match failed(failure) {
+            Outcome::Failed { retry, .. } => Some(retry),
+            _ => None,
+        };
+        assert_eq!(retry(&Failure::request_too_large()), Some(Retry::Never));
+        assert_eq!(retry(&Failure::function_failed()), Some(Retry::ByPolicy));
+        assert_eq!(retry(&Failure::timed_out()), Some(Retry::ByPolicy));
+    }
+}
