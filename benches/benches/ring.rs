@@ -1,19 +1,22 @@
-//! Who is home: the own ring against the `hashring` crate and rendezvous hashing.
+//! Who is home: the own ring against the `hashring` crate, points, Maglev and rendezvous hashing.
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::hint::black_box;
 
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hashring::HashRing;
-use kiln_benches::candidates::{Maglev, Rendezvous, SlotTable, Target, targets};
+use kiln_benches::candidates::{Maglev, Points, Rendezvous, Target, targets};
 use kiln_benches::{CpuTime, Rounds, function_ids, short, weights};
 use kiln_lb::fleet::{Ring, RingKey, Weight};
 use kiln_shared::ids::{FunctionId, NodeId};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// Points of a node on `hashring`'s ring, as many as a node of standard weight has on ours.
+/// Points of a node on a ring that has points.
 const POINTS: u32 = 128;
+
+/// Keys that between them are in most of the ring's sectors (all but one in 450).
+const FIRST_LOOKS: usize = 400_000;
 
 #[derive(Debug, Clone, Copy)]
 struct VirtualNode {
@@ -76,7 +79,7 @@ fn candidates(group: &mut BenchmarkGroup<'_, CpuTime>, nodes: u32, keys: &[Funct
     let targets = targets(ids.iter().map(|id| (id.as_str(), POINTS)));
     let key = |id: &FunctionId| xxh3_64(id.as_bytes());
     let mut rounds = Rounds::of(keys);
-    let (maglev, slots) = (Maglev::new(&targets), SlotTable::new(&targets));
+    let (points, maglev) = (Points::new(&targets), Maglev::new(&targets));
     let rendezvous = Rendezvous(targets);
     group.bench_function("weighted rendezvous, home", |bench| {
         bench.iter(|| rendezvous.home(key(black_box(rounds.take()))));
@@ -84,13 +87,8 @@ fn candidates(group: &mut BenchmarkGroup<'_, CpuTime>, nodes: u32, keys: &[Funct
     group.bench_function("weighted rendezvous, walk/8", |bench| {
         bench.iter(|| rendezvous.walk(key(black_box(rounds.take())), 8));
     });
+    group.bench_function("points, home", |bench| bench.iter(|| points.home(key(black_box(rounds.take())))));
     group.bench_function("maglev, home", |bench| bench.iter(|| maglev.home(key(black_box(rounds.take())))));
-    group.bench_function("slots, home", |bench| bench.iter(|| slots.home(key(black_box(rounds.take())))));
-    group.bench_function("slots, walk/8", |bench| {
-        bench.iter(|| {
-            slots.walk(key(black_box(rounds.take()))).iter().copied().reduce(|one, other| one ^ other)
-        });
-    });
 }
 
 fn rebuild(criterion: &mut Criterion<CpuTime>) {
@@ -100,12 +98,17 @@ fn rebuild(criterion: &mut Criterion<CpuTime>) {
         let weights = weights(nodes);
         let targets = targets(weights.keys().map(|id| (id.as_str(), POINTS)));
         group.bench_function(BenchmarkId::new("maglev", nodes), |bench| bench.iter(|| Maglev::new(&targets)));
-        if nodes <= 256 {
-            group.bench_function(BenchmarkId::new("slots", nodes), |bench| {
-                bench.iter(|| SlotTable::new(&targets));
-            });
-        }
+        group.bench_function(BenchmarkId::new("points", nodes), |bench| bench.iter(|| Points::new(&targets)));
         group.bench_function(BenchmarkId::new("own", nodes), |bench| bench.iter(|| Ring::new(&weights)));
+        let keys = function_ids(FIRST_LOOKS);
+        group.throughput(Throughput::Elements(FIRST_LOOKS as u64));
+        group.bench_function(BenchmarkId::new("own, and the first look at each sector", nodes), |bench| {
+            bench.iter(|| {
+                let ring = Ring::new(&weights);
+                keys.iter().filter(|key| ring.home(RingKey::of(key)).is_some()).count()
+            });
+        });
+        group.throughput(Throughput::Elements(1));
         let points: Vec<u64> = (0..nodes as u64 * u64::from(POINTS))
             .map(|point| xxh3_64_with_seed(&point.to_le_bytes(), 1))
             .collect();
@@ -133,9 +136,9 @@ const WAYS: [(&str, Way); 4] = [
         let table = Maglev::new(&targets_of(weights));
         Box::new(move |number| table.home(xxh3_64(&number.to_le_bytes())))
     }),
-    ("slots", |weights| {
-        let table = SlotTable::new(&targets_of(weights));
-        Box::new(move |number| table.home(xxh3_64(&number.to_le_bytes())))
+    ("points", |weights| {
+        let points = Points::new(&targets_of(weights));
+        Box::new(move |number| points.home(xxh3_64(&number.to_le_bytes())))
     }),
     ("rendezvous", |weights| {
         let nodes = Rendezvous(targets_of(weights));
@@ -149,52 +152,53 @@ fn targets_of(weights: &BTreeMap<NodeId, Weight>) -> Vec<Target> {
 
 /// Not a time: how evenly keys are spread, and how many move when a node goes. Printed, per cent of all keys.
 fn spread(_: &mut Criterion<CpuTime>) {
-    const KEYS: u64 = 200_000;
-    println!(
-        "keys that move when a node of equal ones is lost, in per cent of all: its share, worst of 4 losses, of others"
-    );
-    println!("at weights 1:2:4: the largest share of a node, in per cent of what its weight asks for");
-    for nodes in [4, 12, 100, 999] {
-        for (name, way) in WAYS {
-            let homes = |weights: &BTreeMap<NodeId, Weight>| -> Vec<NodeId> {
-                let (home, ids): (_, Vec<&NodeId>) = (way(weights), weights.keys().collect());
-                (0..KEYS).map(|key| ids[home(key)].clone()).collect()
-            };
-            let equal = weights(nodes);
-            let before = homes(&equal);
-            let (mut own_worst, mut others_worst) = (0.0_f64, 0.0_f64);
-            for lost in equal.keys().take(4) {
-                let after = homes(
-                    &equal.iter().filter(|(id, _)| *id != lost).map(|(id, w)| (id.clone(), *w)).collect(),
-                );
-                let own = before.iter().filter(|home| *home == lost).count();
-                let moved = before.iter().zip(&after).filter(|(old, new)| old != new).count();
-                own_worst = own_worst.max(own as f64);
-                others_worst = others_worst.max((moved - own) as f64);
+    println!("keys that the loss of one node moves, in per cent of all; the most of {KEYS} that is seen");
+    for nodes in [2, 3, 4, 8, 16, 32, 100, 1000, 2000] {
+        let equal = weights(nodes);
+        let mixed: BTreeMap<NodeId, Weight> = (0..)
+            .zip(equal.keys())
+            .map(|(number, id)| (id.clone(), Weight::new(Weight::STANDARD.points() * (1 + number % 8))))
+            .collect();
+        for (weights, kind) in [(equal, "equal"), (mixed, "1 to 8")] {
+            for (name, way) in WAYS {
+                println!("{nodes:>4} nodes, {kind:>6}, {name:>10}: {}", moves(&weights, way));
             }
-            let unequal: BTreeMap<NodeId, Weight> = equal
-                .keys()
-                .zip([64, 128, 256].into_iter().cycle())
-                .map(|(id, points)| (id.clone(), Weight::new(points)))
-                .collect();
-            let total: u32 = unequal.values().map(|weight| weight.points()).sum();
-            let mut counts: BTreeMap<NodeId, u32> = BTreeMap::new();
-            for home in homes(&unequal) {
-                *counts.entry(home).or_default() += 1;
-            }
-            let share = |id: &NodeId| f64::from(counts.get(id).copied().unwrap_or(0)) / KEYS as f64;
-            let wanted = |weight: &Weight| f64::from(weight.points()) / f64::from(total);
-            let largest = unequal.iter().map(|(id, weight)| share(id) / wanted(weight)).fold(0.0, f64::max);
-            let per_cent = |keys: f64| 100.0 * keys / KEYS as f64;
-            println!(
-                "{name:>10} of {nodes:>4}: 1/N {:5.2}, own {:5.2}, of others {:4.2}; largest share {:3.0}",
-                100.0 / nodes as f64,
-                per_cent(own_worst),
-                per_cent(others_worst),
-                100.0 * largest
-            );
         }
     }
+}
+
+const KEYS: u64 = 200_000;
+
+fn moves(weights: &BTreeMap<NodeId, Weight>, way: Way) -> String {
+    let homes = |weights: &BTreeMap<NodeId, Weight>| -> Vec<NodeId> {
+        let (home, ids): (_, Vec<&NodeId>) = (way(weights), weights.keys().collect());
+        (0..KEYS).map(|key| ids[home(key)].clone()).collect()
+    };
+    let before = homes(weights);
+    let mut counts: BTreeMap<&NodeId, u64> = BTreeMap::new();
+    for home in &before {
+        *counts.entry(home).or_default() += 1;
+    }
+    let total: u64 = weights.values().map(|weight| u64::from(weight.points())).sum();
+    let (mut excess_most, mut over_most) = (f64::MIN, 0.0_f64);
+    for (id, weight) in weights {
+        let share = counts.get(id).copied().unwrap_or(0) as f64 / KEYS as f64;
+        let fair = f64::from(weight.points()) / total as f64;
+        excess_most = excess_most.max(share - fair);
+        over_most = over_most.max(share / fair);
+    }
+    let others_most = weights.keys().take(2).map(|lost| {
+        let after =
+            homes(&weights.iter().filter(|(id, _)| *id != lost).map(|(id, w)| (id.clone(), *w)).collect());
+        before.iter().zip(&after).filter(|(old, new)| old != new && *old != lost).count()
+    });
+    let others_most = others_most.max().unwrap_or(0) as f64 / KEYS as f64;
+    format!(
+        "most beyond a fair share {:5.2}, of others {:4.2}; largest share {:3.0} % of the fair one",
+        100.0 * excess_most,
+        100.0 * others_most,
+        100.0 * over_most,
+    )
 }
 
 criterion_group! { name = benches; config = short(); targets = picks, rebuild, spread }

@@ -1,4 +1,4 @@
-//! Ways to find a key's node that were weighed against the ring: Maglev, rendezvous, and a table of slots by rendezvous.
+//! Ways to find a key's node that were weighed against the ring: points, Maglev, and rendezvous for every key.
 //!
 //! As small as a fair measurement allows; none is used by Kiln.
 
@@ -101,48 +101,26 @@ impl Maglev {
     }
 }
 
-/// Slots of the table.
-const SLOTS: usize = 65_536;
-/// Nodes that each slot knows.
-const SLOT_NODES: usize = 8;
-
-/// A table of slots, each with its first nodes by weighted rendezvous: a key's home and spill order in one place.
+/// A ring of points, as many for each node as its weight is: Kiln's own before the sectors.
 #[derive(Debug)]
-pub struct SlotTable {
-    slots: Box<[[u32; SLOT_NODES]]>,
-}
+pub struct Points(Box<[(u32, u32)]>);
 
-impl SlotTable {
-    /// Fills the table. O(slots x nodes).
+impl Points {
+    /// Sorts the points.
     pub fn new(targets: &[Target]) -> Self {
-        let slot = |slot: usize| {
-            let key = mix(slot as u64, 0x5107);
-            let mut best = [(f64::INFINITY, u32::MAX); SLOT_NODES];
-            for (node, target) in targets.iter().enumerate() {
-                let cost = cost(key, target);
-                if cost < best[SLOT_NODES - 1].0 {
-                    let at = best.partition_point(|other| other.0 < cost);
-                    best[at..].rotate_right(1);
-                    best[at] = (cost, node as u32);
-                }
-            }
-            best.map(|(_, node)| node)
+        let points = |(node, target): (u32, &Target)| {
+            let seed = target.seed;
+            (0..target.weight)
+                .map(move |number| ((xxh3_64_with_seed(&number.to_le_bytes(), seed) >> 32) as u32, node))
         };
-        Self { slots: (0..SLOTS).map(slot).collect() }
+        let mut points: Box<[_]> = (0..).zip(targets).flat_map(points).collect();
+        points.sort_unstable();
+        Self(points)
     }
 
     /// The node of a key.
     pub fn home(&self, key: u64) -> usize {
-        self.walk(key)[0] as usize
-    }
-
-    /// The first nodes of a key's walk.
-    pub fn walk(&self, key: u64) -> &[u32; SLOT_NODES] {
-        &self.slots[(key >> 48) as usize]
-    }
-
-    /// Memory in bytes.
-    pub fn bytes(&self) -> usize {
-        size_of_val(&*self.slots)
+        let at = self.0.partition_point(|point| point.0 < (key >> 32) as u32);
+        self.0[at % self.0.len()].1 as usize
     }
 }

@@ -17,6 +17,7 @@ pub mod membership;
 pub mod node;
 pub mod placement;
 pub mod policy;
+mod rendezvous;
 pub mod retry;
 pub mod ring;
 pub mod room;
