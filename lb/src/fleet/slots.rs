@@ -93,5 +93,6 @@ impl Slots {
     }
 }
 
-/// Most containers of one kind that are counted, so that sums of counts cannot overflow.
-const COUNT_MAX: u32 = 1 << 24;
+/// Most containers of one kind of one function on a node that are counted: the sum over all functions that a node may have,
+/// twice as many while a report is taken, must not overflow.
+const COUNT_MAX: u32 = 1 << 14;

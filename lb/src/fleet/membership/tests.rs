@@ -1,7 +1,7 @@
 //! The fleet's owner under a test's control.
 
 use kiln_shared::call::Refusal;
-use kiln_shared::report::ReportScope;
+use kiln_shared::report::{FunctionReport, ReportScope};
 
 use super::*;
 use crate::fleet::demand::Demand;
@@ -47,6 +47,16 @@ fn a_straggler_of_the_life_before_is_ignored() {
     let applied = fleet.fleet.apply([&first, &reborn, &straggler], fleet.now);
     assert_eq!(applied, Applied { news: 2, stale: 1, ..Applied::default() });
     assert_eq!(fleet.node(0).load(), 0);
+}
+
+#[test]
+fn counts_that_cannot_be_do_not_overflow() {
+    let mut fleet = TestFleet::silent(1);
+    let starting = |number| FunctionReport { starting: u32::MAX, ..containers(&demand(number), u32::MAX, 1) };
+    fleet.report(NodeReport { functions: (0..1000).map(starting).collect(), ..report(0) });
+    assert!(fleet.node(0).starting() >= 1_000_000);
+    fleet.report(report(0));
+    assert_eq!(fleet.node(0).starting(), 0);
 }
 
 #[test]
