@@ -114,7 +114,7 @@ impl QueueTime {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -5,15 +5,13 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, User, chown};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 use tempfile::TempDir;
 
-use crate::process::send;
+use crate::process::{ended, send};
 use crate::until;
 
 /// Debian's package makes this user; the server does not like to be root.
@@ -46,7 +44,8 @@ impl Server {
         server
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
         self.home.path().join("socket")
     }
 
@@ -90,13 +89,9 @@ impl Server {
 
     /// Kills the server; connections break. Its files stay.
     pub fn stop(&mut self) {
-        let Some(mut process) = self.process.take() else { return };
+        let Some(process) = self.process.take() else { return };
         send(process.id(), Signal::SIGKILL);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while process.try_wait().expect("it is ours").is_none() {
-            assert!(Instant::now() < deadline, "the server does not end");
-            thread::sleep(Duration::from_millis(5));
-        }
+        ended(process);
     }
 }
 

@@ -6,7 +6,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -14,11 +13,14 @@ use nix::unistd::{Uid, User, chown};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 
-use crate::process::{children, send};
-use crate::until;
+use crate::process::{children, ended, send};
 
 /// The server refuses to run as root; Debian's package makes this user.
 const USER: &str = "postgres";
+/// Longest time for a server to start.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is looked whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Where a server listens: a folder with its socket.
 #[derive(Debug, Clone)]
@@ -43,6 +45,9 @@ impl Address {
     }
 
     /// A connection beside Kiln's.
+    ///
+    /// # Errors
+    /// The server does not answer.
     pub async fn connect(&self, database: &str) -> Result<PgConnection, sqlx::Error> {
         PgConnection::connect(&self.url(database)).await
     }
@@ -107,13 +112,24 @@ impl Server {
             command.args(["-c", setting]);
         }
         let process = command.stderr(log.try_clone().expect("a log")).stdout(log).spawn();
-        self.process = Some(process.expect("postgres runs"));
-        let ready = self.home.path().join("data/postmaster.pid");
-        until("the server answers", async || {
-            let state = fs::read_to_string(&ready).unwrap_or_default();
-            state.lines().nth(7).is_some_and(|state| state.trim() == "ready").then_some(())
-        })
-        .await;
+        let process = process.expect("postgres runs");
+        // Its first line is the process, its eighth the state; the file of one that was killed is there still.
+        let (own, file) = (process.id().to_string(), self.home.path().join("data/postmaster.pid"));
+        self.process = Some(process);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().map(str::trim).collect();
+            if lines.first() == Some(&own.as_str()) && lines.get(7) == Some(&"ready") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the server does not answer:\n{}", self.log());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
     }
 
     /// Ends the server at once; connections break. Its files stay.
@@ -121,14 +137,16 @@ impl Server {
         if self.process.is_some() {
             self.thaw();
         }
-        let Some(mut process) = self.process.take() else { return };
+        let Some(process) = self.process.take() else { return };
         // The server's immediate shutdown: its own processes go with it.
         send(process.id(), Signal::SIGQUIT);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while process.try_wait().expect("it is ours").is_none() {
-            assert!(Instant::now() < deadline, "the server does not end");
-            thread::sleep(Duration::from_millis(5));
-        }
+        ended(process);
+    }
+
+    /// Kills all its processes, as a power cut would. Its files stay.
+    pub fn kill(&mut self) {
+        self.signal_all(Signal::SIGKILL);
+        ended(self.process.take().expect("it runs"));
     }
 
     /// Stops all its processes where they are: connections stay and nobody answers.
@@ -139,6 +157,24 @@ impl Server {
     /// Lets them go on.
     pub fn thaw(&self) {
         self.signal_all(Signal::SIGCONT);
+    }
+
+    /// What a query gives, a row a line; asked with the server's own client.
+    pub fn query(&self, sql: &str) -> String {
+        let mut command = as_user("psql", self.home.path());
+        command.args([
+            "-h",
+            &self.home.path().display().to_string(),
+            "-U",
+            USER,
+            "-d",
+            "postgres",
+            "-Atqc",
+            sql,
+        ]);
+        let output = command.output().expect("psql runs");
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
     }
 
     fn signal_all(&self, signal: Signal) {

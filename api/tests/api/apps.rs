@@ -1,8 +1,9 @@
 //! `/v2/apps`: every rule of `spec/api-v2.md`, part 2.1, and merging (part 3).
 
+use kiln_testkit::until;
 use serde_json::{Value, json};
 
-use crate::support::{Api, until, with};
+use crate::support::{Api, with};
 
 #[tokio::test]
 async fn an_app_is_created_read_listed_and_deleted() {

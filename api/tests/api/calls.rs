@@ -10,11 +10,12 @@ use kiln_shared::call::Refusal;
 use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId, TriggerId};
 use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record, RecordSink};
 use kiln_shared::story::{Candidate, NodeTimes, Placement, Reason, RefusedTry, Story};
+use kiln_testkit::until;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Answer, Api, DATABASE_AWAY, TEXT, until};
+use crate::support::{Answer, Api, DATABASE_AWAY, TEXT};
 
 /// A function with a writer of its calls.
 struct Calls {

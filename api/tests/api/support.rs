@@ -1,7 +1,5 @@
 //! The API in this process: requests in, whole answers out.
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::header::CONTENT_TYPE;
@@ -179,16 +177,4 @@ pub(crate) fn with(base: &Value, change: &Value) -> Value {
         }
     }
     Value::Object(merged)
-}
-
-/// Waits until `condition` holds.
-pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(value) = condition().await {
-            return value;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

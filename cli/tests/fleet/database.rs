@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use kiln_testkit::postgres::Server;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::fleet::Fleet;
 use crate::images::example;
 use crate::load::{CONNECTIONS, Outcome, SETTLE, tell, under_load};
-use crate::postgres::Server;
 
 /// What the API says while the database is away.
 const AWAY: &str = "the catalog's database cannot be reached";

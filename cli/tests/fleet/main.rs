@@ -3,8 +3,6 @@
 
 #[path = "../../../agent/tests/support/images.rs"]
 mod images;
-#[path = "../../../api/tests/api/postgres/server.rs"]
-mod postgres;
 
 mod alone;
 mod broken;

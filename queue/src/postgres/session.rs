@@ -8,8 +8,7 @@ use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
 use crate::fair::{Allotment, Lane};
 use crate::sql::{
-    Again, Body, Buried, DepthRow, Horizon, LaneRow, NewRow, Row, Session, by_lane, columns, filter,
-    lanes_max, parse,
+    Again, Body, Buried, DepthRow, Horizon, LaneRow, NewRow, Row, Session, columns, filter, lanes_max, parse,
 };
 
 type Sql<T> = Result<T, sqlx::Error>;
@@ -314,6 +313,23 @@ impl Session for Transaction<'_, Postgres> {
         .fetch_one(&mut **self)
         .await
     }
+}
+
+/// Sorts rows by the lanes that they are of; their order within one stays.
+fn by_lane(allotments: &[Allotment], rows: Vec<Row>) -> Vec<Vec<Row>> {
+    let place = |row: &Row| {
+        allotments.iter().position(|allotment| {
+            allotment.function_id.as_str() == row.function_id
+                && i64::from(allotment.priority.get()) == row.priority
+        })
+    };
+    let mut lanes: Vec<Vec<Row>> = allotments.iter().map(|_| Vec::new()).collect();
+    for row in rows {
+        if let Some(place) = place(&row) {
+            lanes[place].push(row);
+        }
+    }
+    lanes
 }
 
 fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {

@@ -6,11 +6,8 @@ use super::row::{millis, stored};
 
 /// What restricts a list, each part beginning with `AND`.
 pub(crate) fn listed(list: &List, now_millis: i64) -> String {
-    let mut filter = String::new();
-    if let Some(function) = list.function_id {
-        filter += &format!(" AND m.function_id = '{function}'");
-    }
-    if let Some(state) = list.state {
+    let function = list.function_id.map(|function| format!(" AND m.function_id = '{function}'"));
+    let state = list.state.map(|state| {
         let (state, due) = match state {
             State::Queued => (stored::WAITING, format!(" AND m.due_at <= {now_millis}")),
             State::Delayed => (stored::WAITING, format!(" AND m.due_at > {now_millis}")),
@@ -19,9 +16,9 @@ pub(crate) fn listed(list: &List, now_millis: i64) -> String {
             State::Dead => (stored::DEAD, String::new()),
             State::Cancelled => (stored::CANCELLED, String::new()),
         };
-        filter += &format!(" AND m.state = {state}{due}");
-    }
-    filter
+        format!(" AND m.state = {state}{due}")
+    });
+    function.unwrap_or_default() + &state.unwrap_or_default()
 }
 
 /// The stored states that are purged, with commas between them, and when they must have ended.

@@ -18,5 +18,5 @@ pub(crate) use core::Core;
 pub(crate) use enqueue::enqueue;
 pub(crate) use operation::{Done, Effect, Fault, Operation, Reply, run};
 pub(crate) use queue::{Engine, SqlQueue};
-pub(crate) use row::{Body, DepthRow, LaneRow, NewRow, Row, by_lane, columns, lanes_max, parse, stored};
+pub(crate) use row::{Body, DepthRow, LaneRow, NewRow, Row, columns, lanes_max, parse, stored};
 pub(crate) use session::{Again, Buried, Horizon, Session};

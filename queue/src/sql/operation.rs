@@ -49,7 +49,7 @@ pub(crate) enum Reply {
     Cancelled(Cancelled),
     Count(u64),
     Horizon(Horizon),
-    Message(Option<MessageView>),
+    Message(Option<Box<MessageView>>),
     Page(Page),
     Depth(Vec<Depth>),
 }
@@ -141,7 +141,7 @@ pub(crate) async fn run(
         }
         Operation::Inspect(id) => {
             let row = session.row(*id).await?;
-            Done::quietly(Reply::Message(row.map(|row| row.view(now)).transpose()?))
+            Done::quietly(Reply::Message(row.map(|row| row.view(now).map(Box::new)).transpose()?))
         }
         Operation::List(list) => Done::quietly(Reply::Page(page(session, list, now).await?)),
         Operation::Depth => Done::quietly(Reply::Depth(session.depth(now).await?)),

@@ -98,7 +98,10 @@ impl<E: Engine> Queue for SqlQueue<E> {
     }
 
     fn inspect(&self, id: CallId) -> QueueFuture<'_, Option<MessageView>> {
-        self.run(Ok(Operation::Inspect(id)), reply!(Message))
+        self.run(Ok(Operation::Inspect(id)), |reply| match reply {
+            Reply::Message(message) => Some(message.map(|message| *message)),
+            _ => None,
+        })
     }
 
     fn list(&self, list: List) -> QueueFuture<'_, Page> {

@@ -9,7 +9,7 @@ use kiln_shared::queue::{
 };
 use serde_json::value::RawValue;
 
-use crate::fair::{Allotment, Lane};
+use crate::fair::Lane;
 
 /// Columns of [`Row`], of the table as `m`, for `concat!`.
 macro_rules! columns {
@@ -180,24 +180,6 @@ impl DepthRow {
             oldest_due_at: self.oldest_due_at.map(time).transpose()?,
         })
     }
-}
-
-/// Sorts rows by the lanes that they are of; their order within one stays.
-#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "others pick lane by lane"))]
-pub(crate) fn by_lane(allotments: &[Allotment], rows: Vec<Row>) -> Vec<Vec<Row>> {
-    let place = |row: &Row| {
-        allotments.iter().position(|allotment| {
-            allotment.function_id.as_str() == row.function_id
-                && i64::from(allotment.priority.get()) == row.priority
-        })
-    };
-    let mut lanes: Vec<Vec<Row>> = allotments.iter().map(|_| Vec::new()).collect();
-    for row in rows {
-        if let Some(place) = place(&row) {
-            lanes[place].push(row);
-        }
-    }
-    lanes
 }
 
 /// Numbers of a new message as its row has them.

@@ -28,7 +28,8 @@ pub(crate) struct Buried {
     pub(crate) last_error: String,
 }
 
-/// What happens next by itself.
+/// What happens next by itself. Fields are named as the columns.
+#[expect(clippy::struct_field_names, reason = "all are times")]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, sqlx::FromRow)]
 pub(crate) struct Horizon {
     /// When the first waiting message is due, or was.

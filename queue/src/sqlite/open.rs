@@ -30,8 +30,8 @@ const READERS_MAX: u32 = 2;
 const READER_IDLE_MAX: Duration = Duration::from_mins(1);
 /// Pages of 4 KiB that collect in the log of changes before they go to the database.
 const WAL_PAGES_MAX: &str = "4000";
-/// Longest wait for another process that writes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for other processes that write; SQLite does not have them take turns.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests that wait for the writer; more callers wait for room.
 const REQUESTS_MAX: usize = 1024;
 

@@ -51,11 +51,15 @@ pub(super) async fn write(
         // Callers who gave up waiting have no use for their answers.
         match commit(&mut connection, &core, &operations).await {
             Ok(outcomes) => {
-                outcomes.into_iter().zip(answers).for_each(|(outcome, answer)| drop(answer.send(outcome)));
+                for (outcome, answer) in outcomes.into_iter().zip(answers) {
+                    drop(answer.send(outcome));
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "the queue's file could not be written");
-                answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone()))));
+                for answer in answers {
+                    drop(answer.send(Err(error.clone())));
+                }
             }
         }
     }
@@ -108,9 +112,10 @@ async fn run_all(
         })
         .collect();
     // All enqueues first and as one: nobody can know that they came in another order.
-    let (enqueued, mut effect) = match batches.is_empty() {
-        true => (Vec::new(), Effect::Nothing),
-        false => sql::enqueue(session, core, &batches).await?,
+    let (enqueued, mut effect) = if batches.is_empty() {
+        (Vec::new(), Effect::Nothing)
+    } else {
+        sql::enqueue(session, core, &batches).await?
     };
     let mut enqueued = enqueued.into_iter();
     let mut answers = Vec::with_capacity(operations.len());

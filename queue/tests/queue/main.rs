@@ -2,6 +2,7 @@
 
 mod conformance;
 mod mariadb;
+mod outage;
 mod postgres;
 mod sqlite;
 mod urls;

@@ -1,32 +1,13 @@
 //! The catalog on a real Postgres server: the same suite as on SQLite, and what only a server does.
 
 mod outage;
-mod server;
 mod tls;
 mod urls;
 
 use std::process::Command;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use server::{Address, Server};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-
-impl Address {
-    /// Makes an empty schema, which serves as a database and takes less time; its URL.
-    pub(crate) async fn database(&self) -> String {
-        static MADE: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("kiln_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        let mut admin = self.connect("postgres").await.expect("the server answers");
-        admin.execute(AssertSqlSafe(format!("CREATE SCHEMA {name}"))).await.expect("a schema");
-        format!("{}&options=-csearch_path%3D{name}", self.url("postgres"))
-    }
-
-    /// A connection beside Kiln's.
-    pub(crate) async fn connect(&self, database: &str) -> Result<PgConnection, sqlx::Error> {
-        PgConnection::connect(&self.url(database)).await
-    }
-}
+use kiln_testkit::postgres::{Address, Server};
 
 /// Where the server is that the suite shall run on; absent, it runs on SQLite.
 const GIVEN: &str = "KILN_TEST_POSTGRES";

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use kiln_api::Catalog;
 use kiln_shared::model::AppInput;
+use kiln_testkit::{postgres::Server, until};
 use serde_json::json;
 use sqlx::{Connection, Executor};
 use tokio::time::timeout;
 
-use super::server::Server;
-use crate::support::{Api, DATABASE_AWAY, until};
+use crate::support::{Api, DATABASE_AWAY};
 
 /// No request waits longer for a database that does not answer, with room for a busy machine.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);

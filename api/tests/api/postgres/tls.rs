@@ -3,9 +3,8 @@
 use std::net::TcpListener;
 
 use kiln_api::Catalog;
+use kiln_testkit::postgres::Server;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-
-use super::server::Server;
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {

@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use kiln_api::{Catalog, OpenError, StoreError};
+use kiln_testkit::postgres::Server;
 use sqlx::Executor;
-
-use super::server::Server;
 
 async fn open_error(url: &str) -> String {
     let error = Catalog::open(url).await.expect_err(url);

@@ -65,9 +65,10 @@ pub(super) async fn nothing_is_lost_while_all_happens_at_once(bench: Bench) {
     const CALLS: usize = 40;
     let functions: Arc<Vec<FunctionId>> = Arc::new((0..4).map(|_| FunctionId::generate()).collect());
     let done = Arc::new(AtomicUsize::new(0));
+    let processes = [bench.open().await, bench.open().await, bench.open().await];
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
-        let (queue, functions) = (bench.open().await, Arc::clone(&functions));
+        let (queue, functions) = (processes[caller % 2].clone(), Arc::clone(&functions));
         callers.spawn(async move {
             let mut ids = Vec::new();
             for call in 0..CALLS {
@@ -81,7 +82,7 @@ pub(super) async fn nothing_is_lost_while_all_happens_at_once(bench: Bench) {
     }
     let mut workers = JoinSet::new();
     for worker in 0..4_usize {
-        let (queue, done) = (bench.open().await, Arc::clone(&done));
+        let (queue, done) = (processes[1 + worker % 2].clone(), Arc::clone(&done));
         workers.spawn(async move {
             let mut finished: HashMap<CallId, usize> = HashMap::new();
             let mut step = worker;

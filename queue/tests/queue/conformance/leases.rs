@@ -25,7 +25,7 @@ pub(super) async fn an_abandoned_message_comes_back_with_its_attempt_counted(ben
     let queue = bench.open().await;
     let id = queue.put(&message(FunctionId::generate())).await;
     let first = queue.take_one().await;
-    bench.advance(LEASE - Duration::from_millis(1));
+    bench.advance(LEASE.saturating_sub(Duration::from_millis(1)));
     assert!(queue.take(10).await.is_empty());
     bench.advance(Duration::from_secs(1));
     let second = queue.take_one().await;

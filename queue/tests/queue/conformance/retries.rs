@@ -36,7 +36,7 @@ pub(super) async fn a_failed_message_is_tried_again_after_its_pause(bench: Bench
         let view = queue.view(id).await;
         assert_eq!((view.state, view.attempts), (State::Delayed, attempt));
         assert_eq!(view.last_error.as_deref(), Some("it failed"));
-        bench.advance(Duration::from_secs(pause) - Duration::from_millis(1));
+        bench.advance(Duration::from_millis(pause * 1000 - 1));
         assert!(queue.take(10).await.is_empty());
         bench.advance(Duration::from_millis(1));
     }
