@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use kiln_shared::identity::PeerError;
 use kiln_shared::link::frame::{MessageReader, ReadError, write_message};
 use kiln_shared::link::message::{
-    AgentMessage, Answer, Ask, BalancerMessage, Command, Hello, Opening, Refused, Stored,
+    AgentMessage, Answer, Ask, BalancerMessage, Command, Hello, Opening, RecordBatch, Refused, Stored,
 };
-use kiln_shared::link::quic::CODE_DONE;
+use kiln_shared::link::quic::{CODE_DONE, CODE_REFUSED};
 use kiln_shared::link::{BEAT, MESSAGE_BYTES_MAX, WHOLE_EVERY};
 use kiln_shared::report::NodeReport;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -200,27 +200,57 @@ pub(super) async fn hand_records(connection: &quinn::Connection, outbox: &Outbox
     loop {
         let batch = outbox.next().await;
         let (mut writer, reader) = connection.open_bi().await?;
-        write_message(&mut writer, &Opening::Records).await?;
         let mut reader = MessageReader::new(reader, MESSAGE_BYTES_MAX);
         let mut next = Some(batch);
-        loop {
-            let batch = match next.take() {
-                Some(batch) => batch,
-                None => outbox.next().await,
-            };
-            let stored = async {
-                write_message(&mut writer, batch.records()).await?;
-                Ok::<_, LinkError>(reader.next().await?)
-            };
-            match timeout(STORE_TIMEOUT, stored).await {
-                Ok(Ok(Some(Stored { number }))) if number == batch.records().number => batch.stored(),
-                // The balancer does not answer, says that it cannot store it by ending the stream, or talks nonsense.
-                Ok(Ok(_)) | Err(_) => break,
-                Ok(Err(error)) => return Err(error),
+        if write_message(&mut writer, &Opening::Records).await.is_ok() {
+            loop {
+                let batch = match next.take() {
+                    Some(batch) => batch,
+                    None => outbox.next().await,
+                };
+                match timeout(STORE_TIMEOUT, hand(&mut writer, &mut reader, batch.records())).await {
+                    Ok(Handed::Stored) => batch.stored(),
+                    Ok(Handed::Refused) => {
+                        batch.refused();
+                        break;
+                    }
+                    Ok(Handed::NotNow) | Err(_) => break,
+                }
             }
         }
-        // The batch was given back: another balancer may have it meanwhile.
+        // The batch was given back: another balancer may have it meanwhile. A stream that broke says nothing of the link.
+        drop(next);
         drop(writer.reset(CODE_DONE));
         tokio::time::sleep(STORE_PAUSE).await;
     }
+}
+
+/// What became of a batch.
+enum Handed {
+    /// It is stored.
+    Stored,
+    /// The balancer does not answer, ends the stream because it cannot store it now, or talks nonsense.
+    NotNow,
+    /// The balancer will not take it later either.
+    Refused,
+}
+
+/// Hands one batch over.
+async fn hand(
+    writer: &mut quinn::SendStream,
+    reader: &mut MessageReader<quinn::RecvStream>,
+    batch: &RecordBatch,
+) -> Handed {
+    let written = write_message(writer, batch).await;
+    // One that the balancer stopped reading has its answer all the same.
+    match reader.next().await {
+        Ok(Some(Stored { number })) if written.is_ok() && number == batch.number => Handed::Stored,
+        Err(ReadError::Io(error)) if is_refusal(&error) => Handed::Refused,
+        Ok(_) | Err(_) => Handed::NotNow,
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<quinn::ReadError>());
+    matches!(cause, Some(quinn::ReadError::Reset(code)) if *code == CODE_REFUSED)
 }

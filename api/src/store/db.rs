@@ -99,11 +99,7 @@ impl Db {
 
     /// Stores calls and numbered pieces of logs in one transaction, those that are there already staying as they
     /// are; how many calls were new.
-    pub(super) async fn append(
-        &self,
-        calls: &[&CallRecord],
-        logs: &[(i64, &LogChunk)],
-    ) -> Result<u64, StoreError> {
+    pub(super) async fn append(&self, calls: &[&CallRecord], logs: &[&LogChunk]) -> Result<u64, StoreError> {
         match &self.engine {
             Engine::Sqlite(connections) => {
                 let _turn = self.turn().await;

@@ -132,11 +132,19 @@ pub(crate) async fn balancer(shared: Arc<Shared>, name: String) -> Outcome {
     Ok(())
 }
 
+/// Text of a record that no store takes.
+pub(crate) const POISON: &str = "poison";
+
 /// Remembers what agents hand over, while the balancer's store works.
 async fn store(shared: Arc<Shared>, name: String, mut batches: mpsc::Receiver<WaitingBatch>) {
     while let Some(batch) = batches.recv().await {
         let mut book = shared.book();
         if book.broken_stores.contains(&name) {
+            continue;
+        }
+        let is_poison = |record: &Record| matches!(record, Record::Log(chunk) if chunk.text == POISON);
+        if batch.records().iter().any(is_poison) {
+            batch.refused();
             continue;
         }
         for record in batch.records() {

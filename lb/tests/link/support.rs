@@ -14,7 +14,7 @@ use kiln_lb::nodes::Nodes;
 use kiln_lb::route::follow;
 use kiln_shared::identity::{Credentials, Role, client_config};
 use kiln_shared::link::frame::{MessageReader, write_message};
-use kiln_shared::link::message::{BalancerMessage, Command, Hello, Refused};
+use kiln_shared::link::message::{BalancerMessage, Command, Hello, Opening, Refused};
 use kiln_shared::link::{LINK_ALPN, MESSAGE_BYTES_MAX, SERVER_NAME, quic};
 use kiln_shared::program::DataFolder;
 use kiln_shared::record::RecordSink;
@@ -226,6 +226,18 @@ impl Stranger {
                 BalancerMessage::Balancers(_) => {}
                 message => return message,
             }
+        }
+    }
+
+    /// Sends this as a batch of records; the code with which the balancer ends that stream.
+    pub(crate) async fn hand(&self, batch: &[u8]) -> Option<quinn::VarInt> {
+        let (mut writer, mut reader) = self.connection.open_bi().await.expect("opens");
+        write_message(&mut writer, &Opening::Records).await.expect("is sent");
+        writer.write_all(batch).await.expect("is sent");
+        let ended = tokio::time::timeout(LONG, reader.read_to_end(64)).await.expect("it ends");
+        match ended {
+            Err(quinn::ReadToEndError::Read(quinn::ReadError::Reset(code))) => Some(code),
+            _ => None,
         }
     }
 
