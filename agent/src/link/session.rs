@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::balancers::Told;
 use super::outbox::Outbox;
 
 /// Longest time for a balancer to say whether the agent is welcome.
@@ -77,22 +78,28 @@ pub(super) struct Ends {
     pub(super) reports: watch::Receiver<Arc<NodeReport>>,
     pub(super) outbox: Outbox,
     pub(super) commands: mpsc::Sender<Command>,
-    /// Lists of balancers.
-    pub(super) balancers: mpsc::Sender<Vec<String>>,
+    /// News of where balancers are.
+    pub(super) told: mpsc::Sender<Told>,
     pub(super) stop: CancellationToken,
 }
 
 /// A link whose agent is welcome.
 pub(super) struct Session<R, W> {
+    balancer: String,
     reader: MessageReader<R>,
     writer: W,
 }
 
-/// Says hello on a new connection.
+/// Says hello on a new connection to `balancer`.
 ///
 /// # Errors
 /// The balancer does not answer, or refuses.
-pub(super) async fn open<R, W>(hello: &Hello, reader: R, mut writer: W) -> Result<Session<R, W>, LinkError>
+pub(super) async fn open<R, W>(
+    hello: &Hello,
+    balancer: &str,
+    reader: R,
+    mut writer: W,
+) -> Result<Session<R, W>, LinkError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -102,7 +109,7 @@ where
     write_message(&mut writer, &Opening::State(hello)).await?;
     let first = timeout(WELCOME_TIMEOUT, reader.next()).await.map_err(|_elapsed| LinkError::NoWelcome)??;
     match first {
-        Some(BalancerMessage::Welcome) => Ok(Session { reader, writer }),
+        Some(BalancerMessage::Welcome) => Ok(Session { balancer: balancer.to_owned(), reader, writer }),
         Some(BalancerMessage::Refused(reason)) => Err(reason.into()),
         Some(_) => Err(LinkError::NoWelcome),
         None => Err(LinkError::Closed),
@@ -165,7 +172,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
             BalancerMessage::SendWhole => return true,
             // Both channels are read while the agent lives.
             BalancerMessage::Command(command) => drop(ends.commands.send(command).await),
-            BalancerMessage::Balancers(balancers) => drop(ends.balancers.send(balancers).await),
+            BalancerMessage::Balancers(places) => {
+                let list = Told::List { balancer: self.balancer.clone(), places };
+                drop(ends.told.send(list).await);
+            }
             BalancerMessage::Welcome | BalancerMessage::Refused(_) => tracing::debug!("a second greeting"),
         }
         false
