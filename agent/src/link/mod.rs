@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kiln_shared::identity::peer_of_connection;
+use kiln_shared::identity::{certificate_ended, peer_of_connection};
 use kiln_shared::link::SERVER_NAME;
 use kiln_shared::link::message::{Answer, Ask, Command, Hello};
 use kiln_shared::link::quic::CODE_DONE;
@@ -291,6 +291,7 @@ impl Link {
             ended = session.run(&self.ends) => ended,
             ended = hand_records(&connection, &self.ends.outbox) => ended,
             never = drain(self.config.drain.as_ref(), &balancer, &connection) => match never {},
+            () = certificate_ended(&connection) => Err(LinkError::CertificateEnded),
         };
         // At the agent's end nobody listens any more.
         drop(self.ends.told.send(Told::Ended(balancer)).await);

@@ -52,6 +52,9 @@ pub enum LinkError {
     /// The balancer's certificate does not say who it is.
     #[error(transparent)]
     Peer(#[from] PeerError),
+    /// Its time is over; a balancer has another one by then.
+    #[error("the balancer's certificate has ended")]
+    CertificateEnded,
     /// The balancer does not read.
     #[error("the balancer does not read what it is told")]
     Unread,

@@ -7,8 +7,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kiln_shared::record::{CallRecord, LogChunk};
-use sea_query::{PostgresQueryBuilder, SqliteQueryBuilder};
+use sea_query::{Expr, PostgresQueryBuilder, SqliteQueryBuilder};
 use sea_query_sqlx::SqlxBinder;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
@@ -54,6 +55,14 @@ impl Db {
     /// True if the database is a server.
     pub(super) fn is_remote(&self) -> bool {
         matches!(self.engine, Engine::Postgres(_))
+    }
+
+    /// The database's own time, in milliseconds since 1970. A file's is this host's.
+    pub(super) fn now(&self) -> Expr {
+        match &self.engine {
+            Engine::Sqlite(_) => Expr::val(Timestamp::now().as_millisecond()),
+            Engine::Postgres(_) => Expr::cust("(extract(epoch FROM clock_timestamp()) * 1000)::bigint"),
+        }
     }
 
     /// Runs an operation, but not longer than its database is there: a few seconds after it is lost the

@@ -19,7 +19,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kiln_shared::ids::{AppId, FunctionId, TriggerId};
 use kiln_shared::model::{
     ApiError, App, AppInput, FunctionInput, FunctionResource, Trigger, TriggerInput, TriggerType,
@@ -338,22 +338,22 @@ pub(crate) trait RecordStore: Send + Sync {
 
 /// What the balancers of a fleet keep in common beside the catalog.
 pub(crate) trait FleetStore: Send + Sync {
-    /// Remembers the token; true if it was not known.
+    /// Remembers the token; true if it was not known, or used by the same.
     fn claim_join_token<'a>(
         &'a self,
         id: &'a str,
+        used_by: &'a str,
         expires_at: Timestamp,
         now: Timestamp,
     ) -> StoreFuture<'a, bool>;
     /// Adds a balancer, or says that it is still there.
-    fn announce_balancer<'a>(
-        &'a self,
-        name: &'a str,
-        link_address: &'a str,
-        now: Timestamp,
-    ) -> StoreFuture<'a, ()>;
-    /// Balancers by name that were seen at this moment or later.
-    fn balancers(&self, seen_since: Timestamp) -> StoreFuture<'_, Vec<BalancerEntry>>;
+    fn announce_balancer<'a>(&'a self, name: &'a str, link_address: &'a str) -> StoreFuture<'a, ()>;
+    /// Balancers by name that were seen in this time until now.
+    fn balancers(&self, within: SignedDuration) -> StoreFuture<'_, Vec<BalancerEntry>>;
     /// Removes a balancer.
     fn forget_balancer<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()>;
+    /// Adds a name that no node may have any more; true if it was not there.
+    fn remove_node<'a>(&'a self, name: &'a str) -> StoreFuture<'a, bool>;
+    /// These names, in their order.
+    fn removed_nodes(&self) -> StoreFuture<'_, Vec<String>>;
 }

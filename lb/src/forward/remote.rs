@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kiln_shared::body::Body;
 use kiln_shared::call::{
-    CallError, CallFuture, CallHop, CallMode, CallRequest, CallResponse, DefineFuture, Failure, Refusal,
+    CallError, CallFuture, CallHop, CallRequest, CallResponse, DefineFuture, Failure, Refusal,
 };
 use kiln_shared::function::Function;
 use kiln_shared::http1::buffer::{WriteError, WriteFraming};
@@ -82,9 +82,7 @@ impl RemoteHop {
         let framing = WriteFraming::of(&body);
         let head = request_head(&request, self.control.address(), framing, send)
             .map_err(|error| Failure::internal(error.to_string()))?;
-        // Before a detached call begins to wait, its client takes its time to send a body.
-        let limit = (request.mode == CallMode::Sync || at_hand.is_some())
-            .then(|| request.function.spec.timeout + self.answer_wait_max);
+        let limit = request.function.spec.timeout + self.answer_wait_max;
         let answered = async {
             let begun = match self.begin(head, body, framing, send).await {
                 Ok(begun) => begun,
@@ -93,12 +91,9 @@ impl RemoteHop {
             };
             self.conclude(begun, request, at_hand).await
         };
-        match limit {
-            Some(limit) => tokio::time::timeout(limit, answered).await.unwrap_or_else(|_elapsed| {
-                Err(Failure::node_lost().with_detail(format!("no answer within {limit:?}")).into())
-            }),
-            None => answered.await,
-        }
+        tokio::time::timeout(limit, answered).await.unwrap_or_else(|_elapsed| {
+            Err(Failure::node_lost().with_detail(format!("no answer within {limit:?}")).into())
+        })
     }
 
     /// Sends a call whose body is small and at hand beside others, if there is room, and any other on a connection of its

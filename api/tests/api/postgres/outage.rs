@@ -127,6 +127,7 @@ async fn logs_are_whole_though_the_server_was_away_when_they_came_first() {
         started_at: None,
         completed_at: now,
         cold: false,
+        story: kiln_shared::story::Story::default(),
     };
     let log = LogChunk { call_id, app_id, function_id, part: 1, text: "123456".to_owned() };
     let batch = vec![Record::Call(call), Record::Log(log)];
