@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
-use kiln_shared::identity::{Credentials, Identity, IdentityError, JoinToken, Role};
+use kiln_shared::identity::{CertificateRequest, Credentials, Identity, IdentityError, JoinToken, Role};
 use kiln_shared::link::join::join;
 use kiln_shared::link::quic::dialer;
 use kiln_shared::program::DataFolder;
@@ -37,6 +37,8 @@ pub async fn join_fleet(
     balancers: &[String],
     dialer: &Endpoint,
 ) -> Result<Identity> {
+    // The same for all: a balancer whose answer was lost has used the token up for it, and others know that.
+    let request = CertificateRequest::generate()?;
     let mut last = None;
     for balancer in balancers {
         let addresses = match tokio::net::lookup_host(balancer).await {
@@ -47,7 +49,7 @@ pub async fn join_fleet(
             }
         };
         for address in addresses {
-            match join(dialer, address, token, name).await {
+            match join(dialer, address, token, name, &request).await {
                 Ok(identity) => {
                     identity.save(folder)?;
                     return Ok(identity);

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use kiln_shared::contract::{Limits, LogBudget};
 use kiln_shared::ids::{AppId, CallId, FunctionId};
 use kiln_shared::record::{LogChunk, Record, RecordSink};
@@ -20,6 +21,8 @@ struct Current {
 struct State {
     current: Option<Current>,
     pending: Vec<u8>,
+    /// The number of the last piece.
+    part: i64,
 }
 
 /// Collects one container's output. Cheap to clone; a call begins with one short lock.
@@ -41,7 +44,7 @@ impl std::fmt::Debug for CallLog {
 impl CallLog {
     /// A log for a container of `function`.
     pub(crate) fn new(app: AppId, function: FunctionId, limits: Limits, sink: RecordSink) -> Self {
-        let state = Arc::new(Mutex::new(State { current: None, pending: Vec::new() }));
+        let state = Arc::new(Mutex::new(State { current: None, pending: Vec::new(), part: 0 }));
         Self { app, function, limits, sink, state }
     }
 
@@ -55,7 +58,7 @@ impl CallLog {
     /// Takes output. Returns true if some of it is held back and [`Self::flush`] shall follow soon.
     pub(crate) fn write(&self, output: &[u8]) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { current, pending } = &mut *state;
+        let State { current, pending, .. } = &mut *state;
         let Some(current) = current else {
             tracing::debug!(function = %self.function, output = %String::from_utf8_lossy(output), "output before the first call");
             return false;
@@ -81,10 +84,13 @@ impl CallLog {
             return;
         }
         if let Some(current) = &state.current {
+            // By the clock, so that what a call wrote in two containers does not get the same numbers.
+            state.part = (state.part + 1).max(Timestamp::now().as_microsecond());
             self.sink.send(Record::Log(LogChunk {
                 call_id: current.call,
                 app_id: self.app,
                 function_id: self.function,
+                part: state.part,
                 text: String::from_utf8_lossy(&state.pending).into_owned(),
             }));
         }
@@ -95,6 +101,23 @@ impl CallLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_are_numbered_in_order_and_never_twice() {
+        let (sink, mut records) = RecordSink::bounded(1000);
+        let log = CallLog::new(AppId::generate(), FunctionId::generate(), Limits::default(), sink);
+        log.begin(CallId::generate());
+        for _ in 0..1000 {
+            log.write(b"x");
+            log.flush();
+        }
+        let mut parts = Vec::new();
+        while let Ok(Record::Log(chunk)) = records.try_recv() {
+            parts.push(chunk.part);
+        }
+        assert_eq!(parts.len(), 1000);
+        assert!(parts.is_sorted_by(|one, next| one < next), "{parts:?}");
+    }
 
     #[test]
     fn output_belongs_to_the_call_that_runs_and_is_bounded() {

@@ -302,3 +302,15 @@ async fn a_call_that_waits_for_too_long_or_finds_the_queue_full_is_refused_whole
     assert_eq!(driver.started.load(Ordering::Relaxed), 1);
     assert_eq!(caller.records_left().len(), 1);
 }
+
+#[tokio::test]
+async fn a_node_that_finishes_takes_no_calls_whatever_it_is_told() {
+    let node = node();
+    let agent = &node.caller.agent;
+    agent.drain();
+    agent.undrain();
+    assert!(!agent.is_draining());
+    agent.finish().await;
+    agent.undrain();
+    assert!(agent.is_draining() && agent.reports().borrow().draining);
+}

@@ -40,7 +40,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let (call_id, app_id, function_id) = (call.id, call.app_id, call.function_id);
             sink.send(Record::Call(call));
             if log_bytes > 0 {
-                sink.send(Record::Log(LogChunk { call_id, app_id, function_id, text: text.clone() }));
+                let text = text.clone();
+                sink.send(Record::Log(LogChunk { call_id, app_id, function_id, part: 0, text }));
             }
             sent += 1;
         }

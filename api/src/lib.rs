@@ -11,7 +11,7 @@ mod rest;
 mod store;
 
 pub use catalog::Catalog;
-pub use records::{RecordWriter, StoredBatches, WaitingBatch};
+pub use records::{RecordWriter, StoreOutcome, StoredBatches, WaitingBatch};
 pub use rest::{ApiState, FN_API_VERSION, router};
 pub use store::{
     After, BalancerEntry, Change, Changes, DatabaseId, Latest, OpenError, Page, Retention, Snapshot,

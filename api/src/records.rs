@@ -12,8 +12,8 @@ use kiln_shared::record::{LogChunk, Record};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::Catalog;
 use crate::store::{Kept, Retention};
+use crate::{Catalog, StoreError};
 
 /// Records in one transaction at most.
 const BATCH_MAX: usize = 500;
@@ -29,11 +29,22 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// Batches that may wait to be stored.
 const BATCHES_WAITING_MAX: usize = 64;
 
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreOutcome {
+    /// It is stored.
+    Stored,
+    /// It is not, and may be later or elsewhere.
+    NotNow,
+    /// The store works and does not take this batch; trying again is of no use.
+    Refused,
+}
+
 /// Records that wait elsewhere until they are stored. Dropped, it tells its sender that they are not.
 #[derive(Debug)]
 pub struct WaitingBatch {
     records: Vec<Record>,
-    stored: oneshot::Sender<()>,
+    outcome: oneshot::Sender<StoreOutcome>,
 }
 
 impl WaitingBatch {
@@ -44,9 +55,18 @@ impl WaitingBatch {
 
     /// Tells the sender that the records are stored.
     pub fn stored(self) {
-        if self.stored.send(()).is_err() {
+        self.tell(StoreOutcome::Stored);
+    }
+
+    /// Tells the sender that the records can never be stored.
+    pub fn refused(self) {
+        self.tell(StoreOutcome::Refused);
+    }
+
+    fn tell(self, outcome: StoreOutcome) {
+        if self.outcome.send(outcome).is_err() {
             tracing::trace!(
-                "the sender is gone and sends the batch to another balancer; calls are stored once all the same"
+                "the sender is gone and sends the batch to another balancer; it is stored once all the same"
             );
         }
     }
@@ -65,10 +85,13 @@ impl StoredBatches {
         (Self { batches }, waiting)
     }
 
-    /// True when the records are stored; false if the store does not take them.
-    pub async fn store(&self, records: Vec<Record>) -> bool {
-        let (stored, told) = oneshot::channel();
-        self.batches.send(WaitingBatch { records, stored }).await.is_ok() && told.await.is_ok()
+    /// Hands the records over and waits for what becomes of them.
+    pub async fn store(&self, records: Vec<Record>) -> StoreOutcome {
+        let (outcome, told) = oneshot::channel();
+        if self.batches.send(WaitingBatch { records, outcome }).await.is_err() {
+            return StoreOutcome::NotNow;
+        }
+        told.await.unwrap_or(StoreOutcome::NotNow)
     }
 }
 
@@ -125,16 +148,24 @@ impl RecordWriter {
         }
     }
 
-    /// Stores a batch whose sender has it still. If that goes wrong the sender is told by the end of its channel.
+    /// Stores a batch whose sender has it still, and says what became of it: by the end of its channel, if the store is
+    /// away.
     async fn store_batch(&mut self, mut batch: WaitingBatch) {
+        if batch.outcome.is_closed() {
+            // Its sender waits no more and sends it again, here or elsewhere.
+            return;
+        }
         self.budget.admit_all(&mut batch.records);
-        match self.append(&batch.records).await {
-            Ok(()) => batch.stored(),
-            Err(error) => tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                records = batch.records.len(),
-                "call records are not stored yet; their agent keeps them"
-            ),
+        let Err(error) = self.append(&batch.records).await else { return batch.stored() };
+        // It comes again, whole.
+        self.budget.take_back(&batch.records);
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            records = batch.records.len(),
+            "call records are not stored yet; their agent keeps them"
+        );
+        if !matches!(error, StoreError::Unreachable(_)) {
+            batch.refused();
         }
     }
 
@@ -162,7 +193,7 @@ impl RecordWriter {
         batch.clear();
     }
 
-    async fn append(&self, batch: &[Record]) -> Result<(), crate::StoreError> {
+    async fn append(&self, batch: &[Record]) -> Result<(), StoreError> {
         let store = self.catalog.store();
         let kept = store.append(batch).await?;
         if exceeds(kept, self.retention)
@@ -220,6 +251,17 @@ impl LogBudget {
         });
     }
 
+    /// Forgets that these records, which were admitted, were let through.
+    fn take_back(&mut self, records: &[Record]) {
+        for record in records {
+            let Record::Log(LogChunk { call_id, text, .. }) = record else { continue };
+            let Some(passed) = self.recent.get_mut(call_id).or_else(|| self.older.get_mut(call_id)) else {
+                continue;
+            };
+            *passed = passed.saturating_sub(text.len());
+        }
+    }
+
     /// Cuts the piece to what its call may still write; false if that is nothing.
     fn admit(&mut self, chunk: &mut LogChunk) -> bool {
         let passed = match self.recent.get(&chunk.call_id) {
@@ -247,6 +289,7 @@ mod tests {
             call_id,
             app_id: AppId::generate(),
             function_id: FunctionId::generate(),
+            part: 0,
             text: text.to_owned(),
         }
     }

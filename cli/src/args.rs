@@ -322,6 +322,8 @@ pub enum Node {
     Prewarm(nodes_warmth::PrewarmArgs),
     /// Remove the idle containers of a function from a node
     Evict(nodes_warmth::EvictArgs),
+    /// Remove a node from the fleet for good
+    Remove(nodes::RemoveArgs),
     /// Make this machine a node of a fleet
     Join(node_join::JoinArgs),
     /// Print a token with which one machine joins the fleet

@@ -205,6 +205,11 @@ impl Client {
         self.send(Method::POST, &format!("/kiln/v1/nodes/{}/undrain", segment(name)), &json!({})).await
     }
 
+    /// Removes the node of that name from the fleet.
+    pub async fn remove_node(&self, name: &str) -> Result<(), ApiError> {
+        self.delete(&format!("/kiln/v1/nodes/{}", segment(name))).await
+    }
+
     /// What became of a call.
     pub async fn call_why(&self, call_id: &str) -> Result<CallWhy, ApiError> {
         self.get(&format!("/kiln/v1/calls/{}/why", segment(call_id)), &[]).await

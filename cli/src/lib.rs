@@ -145,6 +145,7 @@ fn with_server(global: &GlobalArgs, output: Output, command: Command) -> Result<
             Command::Node(Node::Undrain(args)) => nodes::undrain(session, args).await,
             Command::Node(Node::Prewarm(args)) => nodes_warmth::prewarm(session, args).await,
             Command::Node(Node::Evict(args)) => nodes_warmth::evict(session, args).await,
+            Command::Node(Node::Remove(args)) => nodes::remove(session, args).await,
             Command::Top(args) => top::run(session, args).await,
             Command::Why(args) => why::run(session, args).await,
             Command::Version => version::run(session).await,

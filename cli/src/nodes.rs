@@ -1,4 +1,4 @@
-//! The nodes of a fleet: list them, show one, drain one, take it back.
+//! The nodes of a fleet: list them, show one, drain one, take it back, remove one.
 
 use anyhow::Result;
 use clap::Args;
@@ -53,6 +53,20 @@ pub struct DrainArgs {
 /// `kiln node undrain`
 #[derive(Debug, Args)]
 pub struct UndrainArgs {
+    /// Name of the node
+    node: String,
+}
+
+/// `kiln node remove`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For a host that is given up or not to be trusted any more. Its links end within seconds on all balancers, it is not let in
+again under this name, and its certificate is not renewed; what runs there is cut, so drain it first if you can. The host
+can join again with a new token, under another name.
+
+Example:
+  kiln node drain node7 --wait && kiln node remove node7")]
+pub struct RemoveArgs {
     /// Name of the node
     node: String,
 }
@@ -187,4 +201,13 @@ pub async fn drain(session: &Session, args: DrainArgs) -> Result<()> {
 pub async fn undrain(session: &Session, args: UndrainArgs) -> Result<()> {
     let node = session.client()?.undrain_node(&args.node).await?;
     session.output.result(format!("{} takes calls again.", node.id), &node)
+}
+
+/// Removes a node.
+pub async fn remove(session: &Session, args: RemoveArgs) -> Result<()> {
+    session.client()?.remove_node(&args.node).await?;
+    session.output.result(
+        format!("{} is removed: no balancer lets it in under this name.", args.node),
+        &serde_json::json!({ "id": args.node }),
+    )
 }

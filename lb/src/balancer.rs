@@ -24,7 +24,7 @@ use crate::edge::{Affinity, Edge, EdgeConfig, ServerTiming};
 use crate::fleet::{Fleet, FleetConfig, LivenessPolicy, NodeConfig, PlacementPolicy, PolicyName};
 use crate::fleet_options::FleetSettings;
 use crate::forward::Forwarder;
-use crate::link::{LinkParts, PreparedLink};
+use crate::link::{LinkParts, PreparedLink, RemovedNodes};
 use crate::nodes::Nodes;
 use crate::route::{disk, follow, follow_with_copy};
 use crate::scale_hook::ScaleHook;
@@ -203,11 +203,12 @@ impl Prepared {
         let balancer = link.as_ref().map_or_else(|| "local".to_owned(), PreparedLink::name);
         let nodes_within = if link.is_some() { NODES_WITHIN } else { Duration::ZERO };
         let detached = args.queue.start(queue, balancer.clone(), followed.routes.clone(), &tasks, &stop)?;
+        let removed = RemovedNodes::default();
         if let Some(link) = link {
             let parts = LinkParts {
                 nodes: nodes.clone(),
                 records: batches,
-                routes: followed.routes.clone(),
+                removed: removed.clone(),
                 dispatcher: Some(detached.dispatcher().clone()),
                 catalog: catalog.clone(),
             };
@@ -227,6 +228,8 @@ impl Prepared {
             nodes: nodes.clone(),
             routes: followed.routes.clone(),
             fleet: view.clone(),
+            catalog: catalog.clone(),
+            removed,
         };
         let api = admin::router(admin).merge(api);
         let grace = args.grace();

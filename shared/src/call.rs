@@ -152,6 +152,8 @@ pub enum FailureKind {
     Cancelled,
     /// The node was lost with the call.
     NodeLost,
+    /// The node answered, and not as agents do.
+    Unreadable,
     /// Kiln is at fault.
     Internal,
 }
@@ -278,6 +280,11 @@ impl Failure {
     /// The node's connection broke while it had the call, which may have run (502).
     pub fn node_lost() -> Self {
         Self::new(FailureKind::NodeLost, 502, "the node that ran the call was lost; it may have run")
+    }
+
+    /// The node's answer is not Kiln's (502). That it answered at all says that it is not lost.
+    pub fn unreadable() -> Self {
+        Self::new(FailureKind::Unreadable, 502, "the node's answer cannot be read")
     }
 
     /// A request body that could not be read to its end.

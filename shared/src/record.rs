@@ -64,7 +64,7 @@ pub struct CallRecord {
     pub story: Story,
 }
 
-/// A piece of a call's output. Pieces of one call are appended in order.
+/// A piece of a call's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogChunk {
     /// The call.
@@ -73,6 +73,8 @@ pub struct LogChunk {
     pub app_id: AppId,
     /// Its function.
     pub function_id: FunctionId,
+    /// Orders the pieces of one call, and tells them apart: a piece that is stored twice is stored once.
+    pub part: i64,
     /// What the container wrote, bytes that are not UTF-8 replaced.
     pub text: String,
 }

@@ -5,7 +5,7 @@ mod pipes;
 mod record;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use kiln_shared::call::{CallError, CallFuture, CallHop, CallRequest, CallResponse, Failure, Refusal};
@@ -61,9 +61,21 @@ struct Shared {
     report: watch::Sender<Arc<NodeReport>>,
     tasks: TaskTracker,
     calls: TaskTracker,
-    /// No calls are taken.
-    draining: AtomicBool,
+    /// A [`Taking`].
+    taking: AtomicU8,
     stop: CancellationToken,
+}
+
+/// Whether calls are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Taking {
+    /// Yes.
+    Calls,
+    /// No, until told otherwise.
+    Drained,
+    /// Never again.
+    Finished,
 }
 
 impl Agent {
@@ -89,7 +101,7 @@ impl Agent {
             report,
             tasks,
             calls: TaskTracker::new(),
-            draining: AtomicBool::new(false),
+            taking: AtomicU8::new(Taking::Calls as u8),
             stop,
         };
         Self { shared: Arc::new(shared) }
@@ -103,23 +115,31 @@ impl Agent {
     /// Takes no more calls, lets those that run end, and gives up containers that are idle or become so. Says so in its
     /// reports. [`Self::undrain`] takes it back.
     pub fn drain(&self) {
-        self.set_draining(true);
+        self.change(Taking::Calls, Taking::Drained);
         self.shared.slots.evict_all();
     }
 
-    /// Takes calls again.
+    /// Takes calls again, unless the agent finishes.
     pub fn undrain(&self) {
-        self.set_draining(false);
+        self.change(Taking::Drained, Taking::Calls);
     }
 
     /// True if no calls are taken.
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Acquire)
+        self.shared.taking.load(Ordering::Acquire) != Taking::Calls as u8
     }
 
-    fn set_draining(&self, draining: bool) {
-        self.shared.draining.store(draining, Ordering::Release);
+    fn change(&self, from: Taking, to: Taking) {
+        let taking = &self.shared.taking;
+        if taking.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.report_draining();
+        }
+    }
+
+    fn report_draining(&self) {
         self.shared.report.send_if_modified(|report| {
+            // Under the report's lock: of two changes at once the later one is told last.
+            let draining = self.is_draining();
             if report.draining == draining {
                 return false;
             }
@@ -141,17 +161,19 @@ impl Agent {
         self.shared.slots.evict(function, revision);
     }
 
-    /// [`Self::drain`]s for good and waits until no call runs. The caller bounds the wait: dropping the future and
+    /// Takes no more calls, for good, and waits until no call runs. The caller bounds the wait: dropping the future and
     /// calling [`Self::close`] cuts what is left.
     pub async fn finish(&self) {
-        self.drain();
+        self.shared.taking.store(Taking::Finished as u8, Ordering::Release);
+        self.report_draining();
+        self.shared.slots.evict_all();
         self.shared.calls.close();
         self.shared.calls.wait().await;
     }
 
     /// Removes every container, whether or not a call runs in it.
     pub async fn close(&self) {
-        self.shared.draining.store(true, Ordering::Release);
+        self.shared.taking.store(Taking::Finished as u8, Ordering::Release);
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;

@@ -6,6 +6,8 @@ use rand::RngExt as _;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
+/// What ends sooner did not go well.
+const LASTED: Duration = Duration::from_secs(5);
 
 /// The pauses of one who tries again.
 #[derive(Debug, Clone, Copy)]
@@ -25,9 +27,11 @@ impl Backoff {
         longest.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 
-    /// It went well: the next trouble is a new one.
-    pub(super) fn reset(&mut self) {
-        *self = Self::new();
+    /// It held for so long. If that is some time the next trouble is a new one.
+    pub(super) fn held(&mut self, time: Duration) {
+        if time >= LASTED {
+            *self = Self::new();
+        }
     }
 }
 
@@ -36,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_a_bound_and_begin_anew_after_success() {
+    fn pauses_grow_to_a_bound_and_begin_anew_after_what_has_lasted() {
         let mut backoff = Backoff::new();
         let first = backoff.pause();
         assert!((FIRST / 2..=FIRST).contains(&first), "{first:?}");
@@ -44,7 +48,9 @@ mod tests {
             assert!(backoff.pause() <= LONGEST);
         }
         assert!(backoff.pause() >= LONGEST / 2);
-        backoff.reset();
+        backoff.held(LASTED / 2);
+        assert!(backoff.pause() >= LONGEST / 2);
+        backoff.held(LASTED);
         assert!(backoff.pause() <= FIRST);
     }
 }

@@ -18,19 +18,19 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kiln_shared::identity::peer_of_connection;
+use kiln_shared::identity::{certificate_ended, peer_of_connection};
 use kiln_shared::link::SERVER_NAME;
 use kiln_shared::link::message::{Answer, Ask, Command, Hello};
 use kiln_shared::link::quic::CODE_DONE;
 use kiln_shared::report::NodeReport;
 use quinn::{ClientConfig, Connection, Endpoint};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::backoff::Backoff;
-use self::balancers::Balancers;
+use self::balancers::{Balancers, Told};
 pub use self::commands::Orders;
 pub use self::outbox::Outbox;
 pub use self::renew::renew;
@@ -41,8 +41,8 @@ use crate::drain::Drain;
 
 /// Pause before a balancer is dialled again at an address at which it is another's double.
 const DOUBLE_PAUSE: Duration = Duration::from_secs(10);
-/// Lists of balancers that may wait to be looked at.
-const LISTS_WAITING_MAX: usize = 16;
+/// News of where balancers are that may wait to be looked at.
+const TOLD_WAITING_MAX: usize = 16;
 
 /// Longest time for one balancer to answer a question.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -160,12 +160,12 @@ pub fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Linked {
-    let (balancers, lists) = mpsc::channel(LISTS_WAITING_MAX);
-    let ends = Ends { reports, outbox, commands, balancers, stop: stop.clone() };
+    let (told, waiting) = mpsc::channel(TOLD_WAITING_MAX);
+    let ends = Ends { reports, outbox, commands, told, stop: stop.clone() };
     let linked = Linked::default();
     let keeper =
         Keeper { config: Arc::new(config), dialer, ends, linked: linked.clone(), tasks: tasks.clone() };
-    tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run(lists)));
+    tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run(waiting)));
     linked
 }
 
@@ -179,7 +179,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(self, mut lists: mpsc::Receiver<Vec<String>>) {
+    async fn run(self, mut told: mpsc::Receiver<Told>) {
         let mut balancers = Balancers::new(self.config.balancers.clone());
         let mut links: HashMap<SocketAddr, CancellationToken> = HashMap::new();
         loop {
@@ -195,7 +195,7 @@ impl Keeper {
             for address in addresses {
                 links.entry(address).or_insert_with(|| self.link(address));
             }
-            balancers.changed(&mut lists).await;
+            balancers.changed(&mut told).await;
         }
     }
 
@@ -236,13 +236,13 @@ impl Link {
         let mut backoff = Backoff::new();
         let mut said = String::new();
         while !self.ends.stop.is_cancelled() {
-            let mut welcome = false;
+            let mut welcome = None;
             let error = match self.once(&mut welcome).await {
                 Ok(()) => return,
                 Err(error) => error,
             };
-            if welcome {
-                backoff.reset();
+            if let Some(since) = welcome {
+                backoff.held(Instant::now().duration_since(since));
                 said.clear();
             }
             let pause = match &error {
@@ -270,8 +270,8 @@ impl Link {
         }
     }
 
-    /// Connects once and stays until the link breaks or is no longer wanted.
-    async fn once(&self, welcome: &mut bool) -> Result<(), LinkError> {
+    /// Connects once and stays until the link breaks or is no longer wanted. Notes since when the agent is welcome.
+    async fn once(&self, welcome: &mut Option<Instant>) -> Result<(), LinkError> {
         let connecting = self.dialer.connect_with(self.config.tls.clone(), self.address, SERVER_NAME)?;
         // Cancel-safe: a handshake that nobody waits for is given up.
         let Some(connection) = self.ends.stop.run_until_cancelled(connecting).await else { return Ok(()) };
@@ -283,15 +283,18 @@ impl Link {
             return Err(LinkError::Twice { balancer });
         };
         let (writer, reader) = connection.open_bi().await?;
-        let mut session = open(&self.config.hello, reader, writer).await?;
+        let mut session = open(&self.config.hello, &balancer, reader, writer).await?;
         entered.welcome(&connection);
-        *welcome = true;
+        *welcome = Some(Instant::now());
         tracing::info!(balancer, address = %self.address, "linked");
         let ended = tokio::select! {
             ended = session.run(&self.ends) => ended,
             ended = hand_records(&connection, &self.ends.outbox) => ended,
             never = drain(self.config.drain.as_ref(), &balancer, &connection) => match never {},
+            () = certificate_ended(&connection) => Err(LinkError::CertificateEnded),
         };
+        // At the agent's end nobody listens any more.
+        drop(self.ends.told.send(Told::Ended(balancer)).await);
         if ended.is_ok() {
             // The goodbye has to arrive before the connection is closed.
             drop(timeout(Duration::from_secs(1), session.end()).await);

@@ -1,7 +1,8 @@
 //! Call records that wait for a balancer to store them.
 //!
-//! At least once: a batch is forgotten when a balancer has stored it, and goes to the next balancer if it has not. One
-//! task makes the batches; what it does not take yet waits in the sink's own bounded channel.
+//! At least once: a batch is forgotten when a balancer has stored it, and goes to the next balancer if it has not. Only
+//! one that balancers refuse again and again is dropped. One task makes the batches; what it does not take yet waits in
+//! the sink's own bounded channel.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,16 +16,28 @@ use tokio_util::task::TaskTracker;
 
 /// Records in one batch at most.
 const BATCH_MAX: usize = 1000;
+/// Bytes of text in one batch after which it takes no more. As JSON a byte becomes six at most, so that with one more piece
+/// it is still far below what a balancer reads (`RECORDS_BYTES_MAX`).
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// How often a batch is refused by balancers whose store works before it is dropped.
+const REFUSALS_MAX: u32 = 3;
 /// How long a batch is gathered after its first record.
 const GATHER: Duration = Duration::from_millis(25);
 /// Most batches that are made and not stored yet; then no more are made.
 const BATCHES_MAX: usize = 16;
 
+#[derive(Debug)]
+struct Packed {
+    batch: RecordBatch,
+    /// How often it was refused.
+    refusals: u32,
+}
+
 #[derive(Debug, Default)]
 struct Batches {
-    ready: VecDeque<RecordBatch>,
-    /// With balancers.
-    handed: Vec<RecordBatch>,
+    ready: VecDeque<Packed>,
+    /// How many are with balancers.
+    handed: usize,
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +45,7 @@ struct Shared {
     batches: Mutex<Batches>,
     /// A batch is ready.
     ready: Notify,
-    /// A batch was stored.
+    /// A batch was stored, or dropped.
     stored: Notify,
 }
 
@@ -63,12 +76,12 @@ impl Outbox {
             let ready = self.shared.ready.notified();
             {
                 let mut batches = self.shared.batches();
-                if let Some(batch) = batches.ready.pop_front() {
-                    batches.handed.push(batch.clone());
+                if let Some(packed) = batches.ready.pop_front() {
+                    batches.handed += 1;
                     if !batches.ready.is_empty() {
                         self.shared.ready.notify_one();
                     }
-                    return Batch { shared: Arc::clone(&self.shared), batch };
+                    return Batch { shared: Arc::clone(&self.shared), packed: Some(packed) };
                 }
             }
             ready.await;
@@ -85,7 +98,7 @@ impl Outbox {
             let stored = self.shared.stored.notified();
             {
                 let batches = self.shared.batches();
-                if waiting + batches.ready.len() + batches.handed.len() == 0 {
+                if waiting + batches.ready.len() + batches.handed == 0 {
                     return;
                 }
             }
@@ -99,29 +112,45 @@ impl Outbox {
 #[derive(Debug)]
 pub(super) struct Batch {
     shared: Arc<Shared>,
-    batch: RecordBatch,
+    /// `None` once it may be forgotten.
+    packed: Option<Packed>,
 }
 
 impl Batch {
     pub(super) fn records(&self) -> &RecordBatch {
-        &self.batch
+        &self.packed.as_ref().expect("it is there until it is stored or refused").batch
     }
 
     /// It is stored and may be forgotten.
-    pub(super) fn stored(self) {
-        self.shared.batches().handed.retain(|batch| batch.number != self.batch.number);
-        self.shared.stored.notify_waiters();
+    pub(super) fn stored(mut self) {
+        self.packed = None;
+    }
+
+    /// A balancer cannot take it, though its store works. Another one may; when enough have said so it is dropped and
+    /// counted, since all others wait behind it.
+    pub(super) fn refused(mut self) {
+        let Some(packed) = &mut self.packed else { return };
+        packed.refusals += 1;
+        if packed.refusals < REFUSALS_MAX {
+            return;
+        }
+        let records = packed.batch.records.len();
+        tracing::error!(records, "call records and logs dropped: balancers refuse them");
+        metrics::counter!("kiln_records_dropped_total").increment(records as u64);
+        self.packed = None;
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
         let mut batches = self.shared.batches();
-        let handed = batches.handed.iter().position(|batch| batch.number == self.batch.number);
-        if let Some(position) = handed {
-            let batch = batches.handed.swap_remove(position);
-            batches.ready.push_front(batch);
-            self.shared.ready.notify_one();
+        batches.handed -= 1;
+        match self.packed.take() {
+            Some(packed) => {
+                batches.ready.push_front(packed);
+                self.shared.ready.notify_one();
+            }
+            None => self.shared.stored.notify_waiters(),
         }
     }
 }
@@ -133,7 +162,7 @@ impl Shared {
 
     fn has_room(&self) -> bool {
         let batches = self.batches();
-        batches.ready.len() + batches.handed.len() < BATCHES_MAX
+        batches.ready.len() + batches.handed < BATCHES_MAX
     }
 }
 
@@ -148,12 +177,11 @@ struct Packer {
 
 impl Packer {
     async fn run(mut self) {
-        let mut gathered = Vec::new();
         loop {
             let stored = self.shared.stored.notified();
             let has_room = self.shared.has_room();
             // All are cancel-safe: nothing is taken from a channel unless the branch is the one that runs.
-            tokio::select! {
+            let first = tokio::select! {
                 Some(question) = self.questions.recv() => {
                     if question.send(self.records.len()).is_err() {
                         tracing::trace!("nobody waits for the number of records any more");
@@ -161,19 +189,40 @@ impl Packer {
                     continue;
                 }
                 () = stored, if !has_room => continue,
-                count = self.records.recv_many(&mut gathered, BATCH_MAX), if has_room => if count == 0 { return },
-            }
+                first = self.records.recv(), if has_room => match first {
+                    Some(first) => first,
+                    None => return,
+                },
+            };
             tokio::time::sleep(GATHER).await;
-            while gathered.len() < BATCH_MAX
-                && let Ok(record) = self.records.try_recv()
-            {
-                gathered.push(record);
-            }
-            let batch = RecordBatch { number: self.next_number, records: std::mem::take(&mut gathered) };
+            let records = self.gather(first);
+            let packed = Packed { batch: RecordBatch { number: self.next_number, records }, refusals: 0 };
             self.next_number += 1;
-            self.shared.batches().ready.push_back(batch);
+            self.shared.batches().ready.push_back(packed);
             self.shared.ready.notify_one();
         }
+    }
+
+    /// A record and those that wait behind it, as many as fit.
+    fn gather(&mut self, first: Record) -> Vec<Record> {
+        let mut bytes = text_bytes(&first);
+        let mut gathered = vec![first];
+        while gathered.len() < BATCH_MAX
+            && bytes < BATCH_BYTES_MAX
+            && let Ok(record) = self.records.try_recv()
+        {
+            bytes += text_bytes(&record);
+            gathered.push(record);
+        }
+        gathered
+    }
+}
+
+/// Bytes of a record's text, which has no bound of its own here.
+fn text_bytes(record: &Record) -> usize {
+    match record {
+        Record::Log(chunk) => chunk.text.len(),
+        Record::Call(call) => call.error.as_ref().map_or(0, String::len),
     }
 }
 
@@ -189,6 +238,7 @@ mod tests {
             call_id: CallId::generate(),
             app_id: AppId::generate(),
             function_id: FunctionId::generate(),
+            part: 0,
             text: text.to_owned(),
         })
     }
@@ -261,5 +311,33 @@ mod tests {
         assert!(full.is_err());
         let (batch, emptied) = (outbox.next().await, outbox.emptied());
         tokio::join!(emptied, async { batch.stored() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_holds_a_bounded_number_of_bytes() {
+        let (sink, outbox) = outbox();
+        let piece = "x".repeat(BATCH_BYTES_MAX / 4);
+        for _ in 0..9 {
+            sink.send(record(&piece));
+        }
+        for expected in [4, 4, 1] {
+            let batch = outbox.next().await;
+            assert_eq!(batch.records().records.len(), expected);
+            batch.stored();
+        }
+        outbox.emptied().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_is_refused_again_and_again_is_dropped() {
+        let (sink, outbox) = outbox();
+        sink.send(record("bad"));
+        for _ in 0..REFUSALS_MAX {
+            let bad = outbox.next().await;
+            assert_eq!(texts(&bad), ["bad"]);
+            sink.send(record("good"));
+            bad.refused();
+        }
+        assert_eq!(texts(&outbox.next().await), ["good"; REFUSALS_MAX as usize]);
     }
 }

@@ -8,7 +8,7 @@ use kiln_shared::link::message::{Answer, Ask};
 
 use super::Linked;
 
-/// Pause after a balancer could not renew it. It is asked for long before the end.
+/// Pause after a try to renew it. It is asked for long before the end.
 const RETRY_PAUSE: Duration = Duration::from_mins(1);
 
 /// Renews the certificate for ever, each time after two thirds of its life.
@@ -23,8 +23,9 @@ pub async fn renew(credentials: Credentials, linked: Linked) {
         if let Err(error) = renew_once(&credentials, &linked).await {
             let ends_in_seconds = credentials.expires_in(SystemTime::now()).as_secs();
             tracing::warn!(ends_in_seconds, "the certificate is not renewed yet: {error:#}");
-            tokio::time::sleep(RETRY_PAUSE).await;
         }
+        // Also after success: what a CA signs in its own last minutes is to be renewed at once.
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 

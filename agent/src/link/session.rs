@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use kiln_shared::identity::PeerError;
 use kiln_shared::link::frame::{MessageReader, ReadError, write_message};
 use kiln_shared::link::message::{
-    AgentMessage, Answer, Ask, BalancerMessage, Command, Hello, Opening, Refused, Stored,
+    AgentMessage, Answer, Ask, BalancerMessage, Command, Hello, Opening, RecordBatch, Refused, Stored,
 };
-use kiln_shared::link::quic::CODE_DONE;
+use kiln_shared::link::quic::{CODE_DONE, CODE_REFUSED};
 use kiln_shared::link::{BEAT, MESSAGE_BYTES_MAX, WHOLE_EVERY};
 use kiln_shared::report::NodeReport;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::balancers::Told;
 use super::outbox::Outbox;
 
 /// Longest time for a balancer to say whether the agent is welcome.
@@ -51,6 +52,9 @@ pub enum LinkError {
     /// The balancer's certificate does not say who it is.
     #[error(transparent)]
     Peer(#[from] PeerError),
+    /// Its time is over; a balancer has another one by then.
+    #[error("the balancer's certificate has ended")]
+    CertificateEnded,
     /// The balancer does not read.
     #[error("the balancer does not read what it is told")]
     Unread,
@@ -77,22 +81,28 @@ pub(super) struct Ends {
     pub(super) reports: watch::Receiver<Arc<NodeReport>>,
     pub(super) outbox: Outbox,
     pub(super) commands: mpsc::Sender<Command>,
-    /// Lists of balancers.
-    pub(super) balancers: mpsc::Sender<Vec<String>>,
+    /// News of where balancers are.
+    pub(super) told: mpsc::Sender<Told>,
     pub(super) stop: CancellationToken,
 }
 
 /// A link whose agent is welcome.
 pub(super) struct Session<R, W> {
+    balancer: String,
     reader: MessageReader<R>,
     writer: W,
 }
 
-/// Says hello on a new connection.
+/// Says hello on a new connection to `balancer`.
 ///
 /// # Errors
 /// The balancer does not answer, or refuses.
-pub(super) async fn open<R, W>(hello: &Hello, reader: R, mut writer: W) -> Result<Session<R, W>, LinkError>
+pub(super) async fn open<R, W>(
+    hello: &Hello,
+    balancer: &str,
+    reader: R,
+    mut writer: W,
+) -> Result<Session<R, W>, LinkError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -102,7 +112,7 @@ where
     write_message(&mut writer, &Opening::State(hello)).await?;
     let first = timeout(WELCOME_TIMEOUT, reader.next()).await.map_err(|_elapsed| LinkError::NoWelcome)??;
     match first {
-        Some(BalancerMessage::Welcome) => Ok(Session { reader, writer }),
+        Some(BalancerMessage::Welcome) => Ok(Session { balancer: balancer.to_owned(), reader, writer }),
         Some(BalancerMessage::Refused(reason)) => Err(reason.into()),
         Some(_) => Err(LinkError::NoWelcome),
         None => Err(LinkError::Closed),
@@ -165,7 +175,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
             BalancerMessage::SendWhole => return true,
             // Both channels are read while the agent lives.
             BalancerMessage::Command(command) => drop(ends.commands.send(command).await),
-            BalancerMessage::Balancers(balancers) => drop(ends.balancers.send(balancers).await),
+            BalancerMessage::Balancers(places) => {
+                let list = Told::List { balancer: self.balancer.clone(), places };
+                drop(ends.told.send(list).await);
+            }
             BalancerMessage::Welcome | BalancerMessage::Refused(_) => tracing::debug!("a second greeting"),
         }
         false
@@ -200,27 +213,57 @@ pub(super) async fn hand_records(connection: &quinn::Connection, outbox: &Outbox
     loop {
         let batch = outbox.next().await;
         let (mut writer, reader) = connection.open_bi().await?;
-        write_message(&mut writer, &Opening::Records).await?;
         let mut reader = MessageReader::new(reader, MESSAGE_BYTES_MAX);
         let mut next = Some(batch);
-        loop {
-            let batch = match next.take() {
-                Some(batch) => batch,
-                None => outbox.next().await,
-            };
-            let stored = async {
-                write_message(&mut writer, batch.records()).await?;
-                Ok::<_, LinkError>(reader.next().await?)
-            };
-            match timeout(STORE_TIMEOUT, stored).await {
-                Ok(Ok(Some(Stored { number }))) if number == batch.records().number => batch.stored(),
-                // The balancer does not answer, says that it cannot store it by ending the stream, or talks nonsense.
-                Ok(Ok(_)) | Err(_) => break,
-                Ok(Err(error)) => return Err(error),
+        if write_message(&mut writer, &Opening::Records).await.is_ok() {
+            loop {
+                let batch = match next.take() {
+                    Some(batch) => batch,
+                    None => outbox.next().await,
+                };
+                match timeout(STORE_TIMEOUT, hand(&mut writer, &mut reader, batch.records())).await {
+                    Ok(Handed::Stored) => batch.stored(),
+                    Ok(Handed::Refused) => {
+                        batch.refused();
+                        break;
+                    }
+                    Ok(Handed::NotNow) | Err(_) => break,
+                }
             }
         }
-        // The batch was given back: another balancer may have it meanwhile.
+        // The batch was given back: another balancer may have it meanwhile. A stream that broke says nothing of the link.
+        drop(next);
         drop(writer.reset(CODE_DONE));
         tokio::time::sleep(STORE_PAUSE).await;
     }
+}
+
+/// What became of a batch.
+enum Handed {
+    /// It is stored.
+    Stored,
+    /// The balancer does not answer, ends the stream because it cannot store it now, or talks nonsense.
+    NotNow,
+    /// The balancer will not take it later either.
+    Refused,
+}
+
+/// Hands one batch over.
+async fn hand(
+    writer: &mut quinn::SendStream,
+    reader: &mut MessageReader<quinn::RecvStream>,
+    batch: &RecordBatch,
+) -> Handed {
+    let written = write_message(writer, batch).await;
+    // One that the balancer stopped reading has its answer all the same.
+    match reader.next().await {
+        Ok(Some(Stored { number })) if written.is_ok() && number == batch.number => Handed::Stored,
+        Err(ReadError::Io(error)) if is_refusal(&error) => Handed::Refused,
+        Ok(_) | Err(_) => Handed::NotNow,
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<quinn::ReadError>());
+    matches!(cause, Some(quinn::ReadError::Reset(code)) if *code == CODE_REFUSED)
 }

@@ -22,6 +22,7 @@ use kiln_shared::contract::pipe::is_blank;
 use kiln_shared::function::{Format, Function, Revision};
 use kiln_shared::http1::client::Connection;
 use kiln_shared::ids::{CallId, FunctionId, NodeId};
+use kiln_shared::link::QUEUE_WAIT_MAX;
 use kiln_shared::record::RecordSink;
 use kiln_shared::report::NodeReport;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -68,7 +69,7 @@ impl SlotsConfig {
             cpu_total_millis: cores as u32 * 1000,
             starts_max: (2 * cores).max(2),
             waiting_calls_max: 10_000,
-            wait_timeout: Duration::from_secs(30),
+            wait_timeout: QUEUE_WAIT_MAX,
             freeze_after: Duration::from_secs(2),
             connection_idle_timeout: Duration::from_secs(1),
             fairness_after: Duration::from_millis(200),

@@ -7,8 +7,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kiln_shared::record::{CallRecord, LogChunk};
-use sea_query::{PostgresQueryBuilder, SqliteQueryBuilder};
+use sea_query::{Expr, PostgresQueryBuilder, SqliteQueryBuilder};
 use sea_query_sqlx::SqlxBinder;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
@@ -56,6 +57,14 @@ impl Db {
         matches!(self.engine, Engine::Postgres(_))
     }
 
+    /// The database's own time, in milliseconds since 1970. A file's is this host's.
+    pub(super) fn now(&self) -> Expr {
+        match &self.engine {
+            Engine::Sqlite(_) => Expr::val(Timestamp::now().as_millisecond()),
+            Engine::Postgres(_) => Expr::cust("(extract(epoch FROM clock_timestamp()) * 1000)::bigint"),
+        }
+    }
+
     /// Runs an operation, but not longer than its database is there: a few seconds after it is lost the
     /// operation fails. A file is always there.
     pub(super) async fn bounded<T>(
@@ -99,11 +108,7 @@ impl Db {
 
     /// Stores calls and numbered pieces of logs in one transaction, those that are there already staying as they
     /// are; how many calls were new.
-    pub(super) async fn append(
-        &self,
-        calls: &[&CallRecord],
-        logs: &[(i64, &LogChunk)],
-    ) -> Result<u64, StoreError> {
+    pub(super) async fn append(&self, calls: &[&CallRecord], logs: &[&LogChunk]) -> Result<u64, StoreError> {
         match &self.engine {
             Engine::Sqlite(connections) => {
                 let _turn = self.turn().await;

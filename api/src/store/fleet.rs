@@ -1,4 +1,4 @@
-//! Join tokens that were used and balancers that were seen, as rows.
+//! Join tokens that were used, balancers that were seen and nodes that were removed, as rows.
 
 use jiff::{SignedDuration, Timestamp};
 use sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
@@ -16,6 +16,7 @@ impl FleetStore for SqlStore {
     fn claim_join_token<'a>(
         &'a self,
         id: &'a str,
+        used_by: &'a str,
         expires_at: Timestamp,
         now: Timestamp,
     ) -> StoreFuture<'a, bool> {
@@ -26,28 +27,29 @@ impl FleetStore for SqlStore {
             session.execute(Query::delete().from_table("join_tokens").and_where(old)).await?;
             let claim = Query::insert()
                 .into_table("join_tokens")
-                .columns(["id", "expires_at"])
-                .values_panic([id.into(), expires_at.as_millisecond().into()])
+                .columns(["id", "used_by", "expires_at"])
+                .values_panic([id.into(), used_by.into(), expires_at.as_millisecond().into()])
                 .on_conflict(OnConflict::column("id").do_nothing().to_owned())
                 .to_owned();
-            let claimed = session.execute(&claim).await? == 1;
+            let query = Query::select()
+                .column("used_by")
+                .from("join_tokens")
+                .and_where(Expr::col("id").eq(id))
+                .to_owned();
+            let claimed = session.execute(&claim).await? == 1
+                || session.first::<(Option<String>,)>(&query).await? == Some((Some(used_by.to_owned()),));
             session.commit().await?;
             Ok(claimed)
         })
     }
 
-    fn announce_balancer<'a>(
-        &'a self,
-        name: &'a str,
-        link_address: &'a str,
-        now: Timestamp,
-    ) -> StoreFuture<'a, ()> {
+    fn announce_balancer<'a>(&'a self, name: &'a str, link_address: &'a str) -> StoreFuture<'a, ()> {
         self.run(async move {
             let latest = OnConflict::column("name").update_columns(["link_address", "seen_at"]).to_owned();
             let insert = Query::insert()
                 .into_table("balancers")
                 .columns(["name", "link_address", "seen_at"])
-                .values_panic([name.into(), link_address.into(), now.as_millisecond().into()])
+                .values_panic([name.into(), link_address.into(), self.db.now()])
                 .on_conflict(latest)
                 .to_owned();
             let mut session = self.db.write(Writing::Catalog).await?;
@@ -56,12 +58,13 @@ impl FleetStore for SqlStore {
         })
     }
 
-    fn balancers(&self, seen_since: Timestamp) -> StoreFuture<'_, Vec<BalancerEntry>> {
+    fn balancers(&self, within: SignedDuration) -> StoreFuture<'_, Vec<BalancerEntry>> {
         self.run(async move {
+            let since = self.db.now().sub(i64::try_from(within.as_millis()).unwrap_or(i64::MAX));
             let query = Query::select()
                 .columns(["name", "link_address", "seen_at"])
                 .from("balancers")
-                .and_where(Expr::col("seen_at").gte(seen_since.as_millisecond()))
+                .and_where(Expr::col("seen_at").gte(since))
                 .order_by("name", Order::Asc)
                 .to_owned();
             let rows: Vec<(String, String, i64)> = self.db.read().await?.all(&query).await?;
@@ -75,6 +78,30 @@ impl FleetStore for SqlStore {
             let mut session = self.db.write(Writing::Catalog).await?;
             session.execute(Query::delete().from_table("balancers").and_where(this)).await?;
             session.commit().await
+        })
+    }
+
+    fn remove_node<'a>(&'a self, name: &'a str) -> StoreFuture<'a, bool> {
+        self.run(async move {
+            let insert = Query::insert()
+                .into_table("removed_nodes")
+                .columns(["name", "removed_at"])
+                .values_panic([name.into(), self.db.now()])
+                .on_conflict(OnConflict::column("name").do_nothing().to_owned())
+                .to_owned();
+            let mut session = self.db.write(Writing::Catalog).await?;
+            let is_new = session.execute(&insert).await? == 1;
+            session.commit().await?;
+            Ok(is_new)
+        })
+    }
+
+    fn removed_nodes(&self) -> StoreFuture<'_, Vec<String>> {
+        self.run(async move {
+            let query =
+                Query::select().column("name").from("removed_nodes").order_by("name", Order::Asc).to_owned();
+            let rows: Vec<(String,)> = self.db.read().await?.all(&query).await?;
+            Ok(rows.into_iter().map(|(name,)| name).collect())
         })
     }
 }

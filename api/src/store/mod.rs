@@ -19,7 +19,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kiln_shared::ids::{AppId, FunctionId, TriggerId};
 use kiln_shared::model::{
     ApiError, App, AppInput, FunctionInput, FunctionResource, Trigger, TriggerInput, TriggerType,
@@ -76,6 +76,7 @@ fn is_away(error: &sqlx::Error) -> bool {
         ["08", "25006", "25P03", "28", "3D", "40", "53", "55P03", "57014", "57P", "58"];
     const SQLITE_BUSY: u32 = 5;
     const SQLITE_LOCKED: u32 = 6;
+    const SQLITE_FULL: u32 = 13;
     match error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
@@ -83,7 +84,9 @@ fn is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(cause) => cause.code().is_some_and(|code| match code.parse::<u32>() {
-            Ok(number) if code.len() < 5 => matches!(number & 0xff, SQLITE_BUSY | SQLITE_LOCKED),
+            Ok(number) if code.len() < 5 => {
+                matches!(number & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_FULL)
+            }
             _ => POSTGRES.iter().any(|class| code.starts_with(class)),
         }),
         _ => false,
@@ -318,8 +321,8 @@ pub(crate) trait CatalogStore: RecordStore + FleetStore + fmt::Debug + Send + Sy
 
 /// Ended calls and their logs.
 pub(crate) trait RecordStore: Send + Sync {
-    /// Stores a batch in one transaction; how much is kept then. A call that is there already is left as it
-    /// is; pieces of a log are appended in the order of the batch.
+    /// Stores a batch in one transaction; how much is kept then. A call or a piece of a log that is there
+    /// already is left as it is.
     fn append<'a>(&'a self, batch: &'a [Record]) -> StoreFuture<'a, Kept>;
     /// Removes the oldest calls and logs over the bounds; how much is left.
     fn trim(&self, retention: Retention) -> StoreFuture<'_, Kept>;
@@ -335,22 +338,22 @@ pub(crate) trait RecordStore: Send + Sync {
 
 /// What the balancers of a fleet keep in common beside the catalog.
 pub(crate) trait FleetStore: Send + Sync {
-    /// Remembers the token; true if it was not known.
+    /// Remembers the token; true if it was not known, or used by the same.
     fn claim_join_token<'a>(
         &'a self,
         id: &'a str,
+        used_by: &'a str,
         expires_at: Timestamp,
         now: Timestamp,
     ) -> StoreFuture<'a, bool>;
     /// Adds a balancer, or says that it is still there.
-    fn announce_balancer<'a>(
-        &'a self,
-        name: &'a str,
-        link_address: &'a str,
-        now: Timestamp,
-    ) -> StoreFuture<'a, ()>;
-    /// Balancers by name that were seen at this moment or later.
-    fn balancers(&self, seen_since: Timestamp) -> StoreFuture<'_, Vec<BalancerEntry>>;
+    fn announce_balancer<'a>(&'a self, name: &'a str, link_address: &'a str) -> StoreFuture<'a, ()>;
+    /// Balancers by name that were seen in this time until now.
+    fn balancers(&self, within: SignedDuration) -> StoreFuture<'_, Vec<BalancerEntry>>;
     /// Removes a balancer.
     fn forget_balancer<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()>;
+    /// Adds a name that no node may have any more; true if it was not there.
+    fn remove_node<'a>(&'a self, name: &'a str) -> StoreFuture<'a, bool>;
+    /// These names, in their order.
+    fn removed_nodes(&self) -> StoreFuture<'_, Vec<String>>;
 }

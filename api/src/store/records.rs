@@ -161,18 +161,6 @@ impl Counters {
 }
 
 impl SqlStore {
-    /// Numbers for `count` pieces of logs, larger than all before, also those of earlier lives.
-    fn log_parts(&self, count: usize) -> std::ops::Range<i64> {
-        let now_micros = Timestamp::now().as_microsecond();
-        let count = count as i64;
-        let begin = |last: i64| Ord::max(last, now_micros);
-        let last = self
-            .log_part
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(begin(last) + count))
-            .expect("the update never declines");
-        begin(last)..begin(last) + count
-    }
-
     /// The counters, which are counted at first use.
     async fn counters(&self) -> Result<&Counters, StoreError> {
         self.counters
@@ -204,9 +192,8 @@ impl RecordStore for SqlStore {
                 }
             }
             let log_bytes = chunks.iter().map(|chunk| chunk.text.len() as u64).sum();
-            let pieces: Vec<(i64, &LogChunk)> = self.log_parts(chunks.len()).zip(chunks).collect();
             let counters = self.counters().await?;
-            let calls = self.db.append(&calls, &pieces).await?;
+            let calls = self.db.append(&calls, &chunks).await?;
             Ok(counters.add(Kept { calls, log_bytes }))
         })
     }

@@ -1,7 +1,6 @@
 //! The store on a SQL database: each method one transaction over the statements of this folder.
 
 use std::pin::Pin;
-use std::sync::atomic::AtomicI64;
 
 use jiff::Timestamp;
 use kiln_shared::model::{
@@ -21,8 +20,6 @@ use super::{CatalogStore, Changes, Committed, Kept, Page, Snapshot, StoreError, 
 #[derive(Debug)]
 pub(crate) struct SqlStore {
     pub(super) db: Db,
-    /// Number of the last piece of a log.
-    pub(super) log_part: AtomicI64,
     /// How much is kept of ended calls.
     pub(super) counters: OnceCell<Counters>,
     /// What tells of changes.
@@ -31,7 +28,7 @@ pub(crate) struct SqlStore {
 
 impl SqlStore {
     pub(super) fn new(db: Db, background: Background) -> Self {
-        Self { db, log_part: AtomicI64::new(0), counters: OnceCell::new(), background }
+        Self { db, counters: OnceCell::new(), background }
     }
 
     /// An operation within its bounds.

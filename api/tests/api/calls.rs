@@ -1,5 +1,6 @@
 //! Call records and logs: from the agents' sink to `/v2/fns/{fn_id}/calls` (`spec/api-v2.md`, part 8).
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -71,8 +72,10 @@ impl Calls {
     }
 
     fn log(&self, call_id: CallId, text: &str) {
+        static PARTS: AtomicI64 = AtomicI64::new(0);
         let (app_id, function_id) = (self.app_id, self.function_id);
-        self.sink.send(Record::Log(LogChunk { call_id, app_id, function_id, text: text.to_owned() }));
+        let part = PARTS.fetch_add(1, Ordering::Relaxed);
+        self.sink.send(Record::Log(LogChunk { call_id, app_id, function_id, part, text: text.to_owned() }));
     }
 
     /// Lets the writer finish what was sent.
@@ -289,7 +292,7 @@ async fn everything_sent_before_the_end_is_stored() {
 #[tokio::test]
 async fn the_writer_ends_when_all_sinks_are_gone() {
     let Calls { api, sink, writer, function_id, app_id, stop } = Calls::new().await;
-    let chunk = LogChunk { call_id: CallId::generate(), app_id, function_id, text: "x".to_owned() };
+    let chunk = LogChunk { call_id: CallId::generate(), app_id, function_id, part: 0, text: "x".to_owned() };
     sink.send(Record::Log(chunk));
     drop(sink);
     tokio::time::timeout(Duration::from_secs(20), writer).await.expect("it ends").expect("no panic");

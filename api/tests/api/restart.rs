@@ -28,11 +28,11 @@ async fn the_catalog_outlives_a_restart() {
 }
 
 #[tokio::test]
-async fn logs_go_on_after_a_restart_in_order_and_bounds_hold() {
+async fn pieces_of_a_log_are_in_order_and_once_whoever_stores_them_and_when() {
     let database = Shared::new().await;
     let call_id = CallId::generate();
     let mut function = String::new();
-    for text in ["first ", "second ", "third"] {
+    for (part, text) in [(3, "third"), (1, "first "), (2, "second "), (1, "first ")] {
         let api = Api::open(&database.url).await;
         if function.is_empty() {
             let app = api.app("a").await;
@@ -42,7 +42,7 @@ async fn logs_go_on_after_a_restart_in_order_and_bounds_hold() {
         let chunk = |call_id, text: &str| {
             let (app_id, function_id) =
                 (kiln_shared::ids::AppId::generate(), function.parse().expect("an id"));
-            LogChunk { call_id, app_id, function_id, text: text.to_owned() }
+            LogChunk { call_id, app_id, function_id, part, text: text.to_owned() }
         };
         sink.send(Record::Log(chunk(call_id, text)));
         let now = jiff::Timestamp::now();

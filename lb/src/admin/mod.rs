@@ -12,12 +12,16 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use kiln_api::Catalog;
+use kiln_shared::identity::{Peer, Role};
 use kiln_shared::ids::{FunctionId, NodeId};
 use kiln_shared::link::message::Command;
 use kiln_shared::model::{FleetResource, FunctionWhy, NodeResource};
 use serde_json::json;
 
+use crate::fleet::Address;
 use crate::fleet::FleetReader;
+use crate::link::RemovedNodes;
 use crate::nodes::{Look, Nodes, TellError};
 use crate::route::RouteReader;
 
@@ -32,6 +36,10 @@ pub struct Admin {
     pub routes: RouteReader,
     /// For what placement would do.
     pub fleet: FleetReader,
+    /// Where removed nodes are remembered.
+    pub catalog: Catalog,
+    /// The removed nodes.
+    pub removed: RemovedNodes,
 }
 
 /// The paths. A node that is not of this process can be drained and taken back, and told what to have warm; its answer
@@ -40,7 +48,7 @@ pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/kiln/v1/fleet", get(fleet))
         .route("/kiln/v1/nodes", get(nodes))
-        .route("/kiln/v1/nodes/{node}", get(node))
+        .route("/kiln/v1/nodes/{node}", get(node).delete(remove))
         .route("/kiln/v1/nodes/{node}/drain", post(drain))
         .route("/kiln/v1/nodes/{node}/undrain", post(undrain))
         .route("/kiln/v1/fns/{fn_id}/why", get(why))
@@ -126,4 +134,19 @@ async fn undrain(
     Path(name): Path<String>,
 ) -> Result<Json<NodeResource>, Refusal> {
     admin.tell(name, Command::Undrain).await
+}
+
+async fn remove(State(admin): State<Admin>, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
+    Peer::new(Role::Agent, name.as_str())
+        .map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let look = admin.look().await?;
+    let detail = look.details.iter().find(|detail| detail.id.as_str() == name);
+    if detail.is_some_and(|detail| detail.address == Address::Local) {
+        let message = format!("{name} is in this balancer's own process and cannot be removed");
+        return Err(Refusal(StatusCode::CONFLICT, message));
+    }
+    let removed = admin.removed.remove(&name, &admin.catalog).await;
+    removed.map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    tracing::warn!(node = name, "a node is removed from the fleet");
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -123,6 +123,10 @@ fn check(head: &RequestHead, limits: &HeadLimits) -> Result<(), HeadError> {
     if head.target.len() > limits.target_bytes_max {
         return Err(HeadError::TargetTooLong);
     }
+    // An agent would not read it: it allows little more.
+    if head.headers.iter().count() > limits.fields_max {
+        return Err(HeadError::TooLarge);
+    }
     Ok(())
 }
 

@@ -145,7 +145,10 @@ impl Held {
     pub(super) fn failed(&self, kind: FailureKind) {
         match kind {
             FailureKind::NodeLost => self.seat().lost(),
-            FailureKind::Cancelled | FailureKind::BadRequest | FailureKind::RequestTooLarge => {}
+            FailureKind::Cancelled
+            | FailureKind::BadRequest
+            | FailureKind::RequestTooLarge
+            | FailureKind::Unreadable => {}
             _ => self.seat().answered(),
         }
     }

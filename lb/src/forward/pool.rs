@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use kiln_shared::link::QUEUE_WAIT_MAX;
+
 use super::control::AgentConnection;
 
-/// Bounds of a worker's connections to one agent.
+/// Bounds of a worker's connections to one agent, and of the calls on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolConfig {
     /// Most idle connections that are kept.
@@ -19,6 +21,9 @@ pub struct PoolConfig {
     /// Most connections that carry small calls side by side; a further one is made when those there are full. Beyond, and
     /// with 0, each call has a connection of its own.
     pub mux_connections_max: usize,
+    /// How much longer than its function may run a call waits for its answer; then its node is taken for lost. More than an
+    /// agent lets it wait, so that only one that does nothing any more is found so.
+    pub answer_wait_max: Duration,
 }
 
 impl Default for PoolConfig {
@@ -28,6 +33,7 @@ impl Default for PoolConfig {
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(1),
             mux_connections_max: 4,
+            answer_wait_max: QUEUE_WAIT_MAX + Duration::from_secs(10),
         }
     }
 }

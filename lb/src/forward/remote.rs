@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kiln_shared::body::Body;
 use kiln_shared::call::{
-    CallError, CallFuture, CallHop, CallRequest, CallResponse, DefineFuture, Failure, FailureKind, Refusal,
+    CallError, CallFuture, CallHop, CallRequest, CallResponse, DefineFuture, Failure, Refusal,
 };
 use kiln_shared::function::Function;
 use kiln_shared::http1::buffer::{WriteError, WriteFraming};
@@ -38,6 +38,7 @@ pub(super) struct RemoteHop {
     control: Control,
     pool: Arc<Pool>,
     multiplexed: Multiplexed,
+    answer_wait_max: Duration,
 }
 
 /// Why an answer did not begin.
@@ -57,7 +58,12 @@ impl From<ExchangeError> for NotBegun {
 impl RemoteHop {
     pub(super) fn new(control: Control, config: PoolConfig) -> Self {
         let multiplexed = Multiplexed::new(config.mux_connections_max, config.idle_timeout);
-        Self { control, pool: Arc::new(Pool::new(config)), multiplexed }
+        Self {
+            control,
+            pool: Arc::new(Pool::new(config)),
+            multiplexed,
+            answer_wait_max: config.answer_wait_max,
+        }
     }
 
     async fn run(&self, mut request: Box<CallRequest>) -> Result<CallResponse, CallError> {
@@ -76,12 +82,18 @@ impl RemoteHop {
         let framing = WriteFraming::of(&body);
         let head = request_head(&request, self.control.address(), framing, send)
             .map_err(|error| Failure::internal(error.to_string()))?;
-        let begun = match self.begin(head, body, framing, send).await {
-            Ok(begun) => begun,
-            Err(NotBegun::Refused(reason, body)) => return Err(refused(reason, request, body)),
-            Err(NotBegun::Failed(failure)) => return Err(failure.into()),
+        let limit = request.function.spec.timeout + self.answer_wait_max;
+        let answered = async {
+            let begun = match self.begin(head, body, framing, send).await {
+                Ok(begun) => begun,
+                Err(NotBegun::Refused(reason, body)) => return Err(refused(reason, request, body)),
+                Err(NotBegun::Failed(failure)) => return Err(failure.into()),
+            };
+            self.conclude(begun, request, at_hand).await
         };
-        self.conclude(begun, request, at_hand).await
+        tokio::time::timeout(limit, answered).await.unwrap_or_else(|_elapsed| {
+            Err(Failure::node_lost().with_detail(format!("no answer within {limit:?}")).into())
+        })
     }
 
     /// Sends a call whose body is small and at hand beside others, if there is room, and any other on a connection of its
@@ -219,16 +231,16 @@ fn refused(reason: Refusal, mut request: Box<CallRequest>, body: Body) -> CallEr
     CallError::Refused { reason, request }
 }
 
-/// The failure of a call whose connection broke before its answer. It may have run.
+/// The failure of a call whose connection broke before its answer, or brought another one. It may have run.
 fn broken(error: &ExchangeError) -> Failure {
     match error {
         ExchangeError::RequestBody(WriteError::Body(error)) => Failure::of_body(error),
         ExchangeError::RequestBody(error) => Failure::cancelled().with_detail(error.to_string()),
+        ExchangeError::Head(error) => Failure::unreadable().with_detail(error.to_string()),
         error => Failure::node_lost().with_detail(error.to_string()),
     }
 }
 
 fn foreign(error: &ProtocolError) -> Failure {
-    Failure::new(FailureKind::NodeLost, 502, "the node's answer cannot be read")
-        .with_detail(error.to_string())
+    Failure::unreadable().with_detail(error.to_string())
 }

@@ -8,12 +8,11 @@ use kiln_shared::link::frame::write_message;
 use kiln_shared::link::message::{Answer, Ask};
 use quinn::SendStream;
 
-use crate::route::RouteReader;
+use super::LinkServer;
 
 /// What answers are made of.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Answers {
-    routes: RouteReader,
     authority: Option<Arc<CertificateAuthority>>,
 }
 
@@ -24,21 +23,9 @@ impl std::fmt::Debug for Answers {
 }
 
 impl Answers {
-    /// Answers from the catalog as `routes` knows it, and certificates if this balancer has the authority's key.
-    pub fn new(routes: RouteReader, authority: Option<Arc<CertificateAuthority>>) -> Self {
-        Self { routes, authority }
-    }
-
-    fn answer(&self, agent: &Peer, question: &Ask) -> Answer {
-        match question {
-            Ask::Function { id, revision } => {
-                let mut routes = self.routes.clone();
-                let function =
-                    routes.routes().function(id).ok().filter(|function| function.revision == *revision);
-                Answer::Function(function.map(|function| Box::new(function.spec.clone())))
-            }
-            Ask::Renew { request_pem } => self.renew(agent, request_pem),
-        }
+    /// Answers with certificates, if this balancer has the authority's key.
+    pub fn new(authority: Option<Arc<CertificateAuthority>>) -> Self {
+        Self { authority }
     }
 
     /// Only for the name that the agent has proved to have.
@@ -59,8 +46,11 @@ impl Answers {
 }
 
 /// Answers one question. An answer that does not arrive is asked for again.
-pub(super) async fn serve(answers: &Answers, agent: &Peer, question: Ask, mut writer: SendStream) {
-    let answer = answers.answer(agent, &question);
+pub(super) async fn serve(server: &LinkServer, agent: &Peer, question: Ask, mut writer: SendStream) {
+    let answer = match (server.removed.check(agent.name()), question) {
+        (Err(refused), _) => Answer::Cannot(refused.to_string()),
+        (Ok(()), Ask::Renew { request_pem }) => server.answers.renew(agent, &request_pem),
+    };
     if write_message(&mut writer, &answer).await.is_ok() && writer.finish().is_ok() {
         drop(writer.stopped().await);
     }

@@ -9,22 +9,24 @@ mod identity;
 mod join;
 mod peers;
 mod records;
+mod removed;
 mod session;
 mod start;
 mod work;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_api::StoredBatches;
-use kiln_shared::identity::{Peer, Role, peer_of_connection};
+use kiln_shared::identity::{Peer, Role, certificate_ended, peer_of_connection};
 use kiln_shared::link::frame::{MessageReader, ReadError};
-use kiln_shared::link::message::Opening;
+use kiln_shared::link::message::{Opening, Refused};
 use kiln_shared::link::quic::{CODE_DONE, CODE_REFUSED};
 use kiln_shared::link::{JOIN_ALPN, MESSAGE_BYTES_MAX};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Endpoint, Incoming};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +34,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::ask::Answers;
 pub use self::join::Registrar;
+pub use self::removed::RemovedNodes;
 use self::session::Ended;
 pub use self::start::{LinkArgs, LinkParts, PreparedLink};
 use crate::detached::Dispatcher;
@@ -39,6 +42,8 @@ use crate::nodes::Nodes;
 
 /// Connections that may be open or in their handshake; further ones are turned away.
 const CONNECTIONS_MAX: usize = 16_384;
+/// Machines that may join at one time; further ones are turned away.
+const JOINS_MAX: usize = 64;
 /// Longest time for a handshake, and for the first message of a stream.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time for the streams of a broken connection to end.
@@ -55,6 +60,8 @@ pub struct LinkServer {
     pub answers: Answers,
     /// Where queued work comes from, if this balancer has a queue.
     pub dispatcher: Option<Dispatcher>,
+    /// Which of them may be none.
+    pub removed: RemovedNodes,
     /// Where all balancers are.
     pub balancers: watch::Receiver<Vec<String>>,
     /// Who lets machines join, if this balancer has the key of the fleet's CA.
@@ -66,17 +73,25 @@ impl LinkServer {
     pub fn serve(self, endpoint: Endpoint, tasks: &TaskTracker, stop: &CancellationToken) {
         let (server, stop, connections) = (Arc::new(self), stop.clone(), tasks.clone());
         tasks.spawn(async move {
-            let open = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+            let open = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            let joins = Arc::new(Semaphore::new(JOINS_MAX));
             // Cancel-safe: a connection that was not taken stays in the endpoint's queue.
             while let Some(Some(incoming)) = stop.run_until_cancelled(endpoint.accept()).await {
+                if !incoming.remote_address_validated() {
+                    // Who sends from an address that is not its own gets no place (RFC 9000, 8.1.2).
+                    if let Err(error) = incoming.retry() {
+                        tracing::debug!(%error, "a handshake cannot be asked for again");
+                    }
+                    continue;
+                }
                 let Ok(permit) = Arc::clone(&open).try_acquire_owned() else {
                     metrics::counter!("kiln_link_refusals_total", "reason" => "full").increment(1);
                     incoming.refuse();
                     continue;
                 };
-                let (server, stop) = (Arc::clone(&server), stop.clone());
+                let (server, joins, stop) = (Arc::clone(&server), Arc::clone(&joins), stop.clone());
                 connections.spawn(async move {
-                    server.connection(incoming, &stop).await;
+                    server.connection(incoming, &joins, &stop).await;
                     drop(permit);
                 });
             }
@@ -86,7 +101,7 @@ impl LinkServer {
         });
     }
 
-    async fn connection(&self, incoming: Incoming, stop: &CancellationToken) {
+    async fn connection(&self, incoming: Incoming, joins: &Semaphore, stop: &CancellationToken) {
         let address = incoming.remote_address();
         let connection = match timeout(OPENING_TIMEOUT, incoming).await {
             Ok(Ok(connection)) => connection,
@@ -102,6 +117,11 @@ impl LinkServer {
             }
         };
         if protocol(&connection).as_deref() == Some(JOIN_ALPN) {
+            // Anybody may ask to join, so those who do take no more than a part of the places.
+            let Ok(_permit) = joins.try_acquire() else {
+                metrics::counter!("kiln_link_refusals_total", "reason" => "full").increment(1);
+                return connection.close(CODE_REFUSED, b"too many machines join at once");
+            };
             return join::serve(self.registrar.as_ref(), &connection).await;
         }
         let agent = match peer_of_connection(&connection) {
@@ -126,11 +146,26 @@ impl LinkServer {
         }
     }
 
-    /// Serves the connection's streams until its state stream ends.
+    /// Waits until the agent may not be linked any more.
+    async fn over(&self, connection: &Connection, agent: &Peer) -> Ended {
+        let removed = async {
+            self.removed.wait_for(agent.name()).await;
+            // A session sees it for itself and tells the agent. This ends a connection without one.
+            tokio::time::sleep(OPENING_TIMEOUT).await;
+        };
+        tokio::select! {
+            () = removed => Ended::Refused(Refused::Removed),
+            // TLS looks at it in the handshake alone. An agent that has a newer one comes back with that.
+            () = certificate_ended(connection) => Ended::Broken("its certificate has ended".into()),
+        }
+    }
+
+    /// Serves the connection's streams until its state stream ends, the node is removed or its certificate has ended.
     async fn streams(&self, connection: &Connection, agent: &Peer) -> Ended {
         let mut streams = JoinSet::new();
+        let mut over = pin!(self.over(connection, agent));
         loop {
-            // Both are cancel-safe.
+            // All are cancel-safe.
             let (writer, reader) = tokio::select! {
                 accepted = connection.accept_bi() => match accepted {
                     Ok(stream) => stream,
@@ -143,6 +178,11 @@ impl LinkServer {
                         };
                     }
                 },
+                ended = &mut over => {
+                    // As above.
+                    drop(timeout(ENDING_TIMEOUT, state_ended(&mut streams)).await);
+                    break ended;
+                }
                 Some(ended) = streams.join_next() => match ended {
                     Ok(Some(ended)) => break ended,
                     Ok(None) => continue,
@@ -162,7 +202,7 @@ impl LinkServer {
                         None
                     }
                     Ok(Ok(Some(Opening::Ask(question)))) => {
-                        ask::serve(&server.answers, &agent, question, writer).await;
+                        ask::serve(&server, &agent, question, writer).await;
                         None
                     }
                     Ok(Ok(Some(Opening::Work(question)))) => {

@@ -1,13 +1,15 @@
-//! Where the fleet's balancers are, as they know from the catalog and tell their agents.
+//! Where the fleet's balancers are, as they know from the catalog and tell their agents; and which nodes they have removed.
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use kiln_api::Catalog;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How often a balancer says that it is there, and looks for the others.
+use super::RemovedNodes;
+
+/// How often a balancer says that it is there, and looks for the others and for what they have removed.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(5);
 /// A balancer that has not said so for this long is not told of any more.
 const SEEN_WITHIN: SignedDuration = SignedDuration::from_mins(1);
@@ -21,6 +23,7 @@ pub(super) struct Peers {
     pub(super) name: String,
     /// Where agents reach this one; `None` if it does not know that.
     pub(super) address: Option<String>,
+    pub(super) removed: RemovedNodes,
     pub(super) known: watch::Sender<Vec<String>>,
     /// Whether this one is the first of all by name: it alone says what need be said once for the fleet. True until the
     /// catalog tells of others.
@@ -51,11 +54,11 @@ impl Peers {
     }
 
     async fn look(&self) -> Result<(Vec<String>, bool), kiln_api::StoreError> {
-        let now = Timestamp::now();
         if let Some(address) = &self.address {
-            self.catalog.announce_balancer(&self.name, address, now).await?;
+            self.catalog.announce_balancer(&self.name, address).await?;
         }
-        let balancers = self.catalog.balancers(now - SEEN_WITHIN).await?;
+        let balancers = self.catalog.balancers(SEEN_WITHIN).await?;
+        self.removed.look(&self.catalog).await?;
         let is_first = balancers.iter().all(|balancer| balancer.name >= self.name);
         Ok((balancers.into_iter().map(|balancer| balancer.link_address).collect(), is_first))
     }

@@ -39,7 +39,8 @@ pub(super) async fn serve(
     reader: MessageReader<RecvStream>,
     mut writer: SendStream,
 ) -> Ended {
-    let checked = admit::check(&hello, agent, Timestamp::now());
+    let checked =
+        admit::check(&hello, agent, Timestamp::now()).and_then(|()| server.removed.check(agent.name()));
     let joined = match checked {
         Ok(()) => server.nodes.join(hello, remote).await,
         Err(refused) => Err(refused),
@@ -51,11 +52,15 @@ pub(super) async fn serve(
     let ended = match write_message(&mut writer, &BalancerMessage::Welcome).await {
         Ok(()) => {
             let reader = reader.with_bytes_max(STATE_BYTES_MAX);
-            run(&mut joined, reader, &mut writer, server.balancers.clone()).await
+            tokio::select! {
+                ended = run(&mut joined, reader, &mut writer, server.balancers.clone()) => ended,
+                () = server.removed.wait_for(agent.name()) => Ended::Refused(Refused::Removed),
+            }
         }
         Err(error) => Ended::Broken(error.into()),
     };
-    joined.end(if matches!(ended, Ended::Goodbye) { News::Left } else { News::Lost }).await;
+    let is_for_good = matches!(ended, Ended::Goodbye | Ended::Refused(Refused::Removed));
+    joined.end(if is_for_good { News::Left } else { News::Lost }).await;
     match ended {
         Ended::Refused(refused) => refuse(refused, writer).await,
         other => other,

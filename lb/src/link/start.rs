@@ -20,10 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use super::identity::{authority, identity, renew};
 use super::peers::Peers;
-use super::{Answers, LinkServer, Registrar};
+use super::{Answers, LinkServer, Registrar, RemovedNodes};
 use crate::detached::Dispatcher;
 use crate::nodes::Nodes;
-use crate::route::RouteReader;
 
 /// How agents reach this balancer.
 #[derive(Debug, Clone, Args)]
@@ -97,8 +96,8 @@ pub struct LinkParts {
     pub nodes: Nodes,
     /// Where their records go.
     pub records: StoredBatches,
-    /// The functions that there are.
-    pub routes: RouteReader,
+    /// Nodes that are let in no more.
+    pub removed: RemovedNodes,
     /// Where queued work comes from, if there is a queue.
     pub dispatcher: Option<Dispatcher>,
     /// Where join tokens and balancers are kept.
@@ -132,7 +131,7 @@ impl PreparedLink {
         stop: &CancellationToken,
     ) -> watch::Receiver<bool> {
         let Self { endpoint, credentials, authority, advertise } = self;
-        let LinkParts { nodes, records, routes, dispatcher, catalog } = parts;
+        let LinkParts { nodes, records, removed, dispatcher, catalog } = parts;
         tasks.spawn(credentials.clone().watch(stop.clone()));
         if let Some(authority) = &authority {
             let renewing = renew(credentials.clone(), Arc::clone(authority));
@@ -144,6 +143,7 @@ impl PreparedLink {
             catalog: catalog.clone(),
             name: credentials.current().peer().name().to_owned(),
             address: advertise,
+            removed: removed.clone(),
             known,
             is_first,
         };
@@ -153,8 +153,9 @@ impl PreparedLink {
             dispatcher,
             nodes,
             records,
-            answers: Answers::new(routes, authority.clone()),
-            registrar: authority.map(|authority| Registrar::new(authority, catalog)),
+            answers: Answers::new(authority.clone()),
+            registrar: authority.map(|authority| Registrar::new(authority, catalog, removed.clone())),
+            removed,
         };
         server.serve(endpoint, tasks, stop);
         speaks

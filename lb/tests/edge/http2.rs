@@ -85,6 +85,19 @@ async fn a_body_of_many_frames_arrives_whole() {
 }
 
 #[tokio::test]
+async fn a_request_of_too_many_lines_is_refused_and_never_forwarded() {
+    let edge = edge().await;
+    let mut client = Client::connect(&edge).await;
+    for (lines, status) in [(101, 431), (100, 200)] {
+        let request = http::Request::builder().method("POST").uri("http://kiln.test/t/demo/hello");
+        let request = (0..lines).fold(request, |request, line| request.header(format!("x-{line}"), "x"));
+        assert_eq!(client.request(request).await.0.status.as_u16(), status, "{lines} lines");
+    }
+    assert_eq!(edge.node.calls(), 1);
+    client.close().await;
+}
+
+#[tokio::test]
 async fn a_request_without_a_good_host_or_with_a_long_target_is_refused_and_never_forwarded() {
     let edge = edge().await;
     let mut client = Client::connect(&edge).await;

@@ -9,9 +9,8 @@ use jiff::SignedDuration;
 use kiln_agent::link::{self, LinkConfig, Linked, Outbox};
 use kiln_api::{StoredBatches, WaitingBatch};
 use kiln_lb::fleet::{Fleet, FleetReader, LivenessPolicy, TriedSet};
-use kiln_lb::link::{Answers, LinkServer};
+use kiln_lb::link::{Answers, LinkServer, RemovedNodes};
 use kiln_lb::nodes::Nodes;
-use kiln_lb::route::RouteTable;
 use kiln_shared::identity::{ClientAuth, Role, client_config, server_config};
 use kiln_shared::link::frame::{MessageReader, write_message};
 use kiln_shared::link::message::{BalancerMessage, Opening};
@@ -112,8 +111,15 @@ pub(crate) async fn balancer(shared: Arc<Shared>, name: String) -> Outcome {
         batches,
     )));
     let (_balancers, balancers) = watch::channel(Vec::new());
-    let answers = Answers::new(RouteTable::new().reader(), None);
-    let server = LinkServer { nodes, records, answers, balancers, dispatcher: None, registrar: None };
+    let server = LinkServer {
+        nodes,
+        records,
+        answers: Answers::default(),
+        dispatcher: None,
+        removed: RemovedNodes::default(),
+        balancers,
+        registrar: None,
+    };
     server.clone().serve(endpoint, &tasks, &control.stop);
     server.serve(second, &tasks, &control.stop);
     let life = BalancerLife { control: control.clone(), fleet: reader.clone() };
@@ -132,11 +138,19 @@ pub(crate) async fn balancer(shared: Arc<Shared>, name: String) -> Outcome {
     Ok(())
 }
 
+/// Text of a record that no store takes.
+pub(crate) const POISON: &str = "poison";
+
 /// Remembers what agents hand over, while the balancer's store works.
 async fn store(shared: Arc<Shared>, name: String, mut batches: mpsc::Receiver<WaitingBatch>) {
     while let Some(batch) = batches.recv().await {
         let mut book = shared.book();
         if book.broken_stores.contains(&name) {
+            continue;
+        }
+        let is_poison = |record: &Record| matches!(record, Record::Log(chunk) if chunk.text == POISON);
+        if batch.records().iter().any(is_poison) {
+            batch.refused();
             continue;
         }
         for record in batch.records() {

@@ -42,6 +42,17 @@ fn records_go_to_the_balancer_that_can_store_them() {
 }
 
 #[test]
+fn records_that_no_store_takes_do_not_keep_the_others_waiting() {
+    scenario(2, 2, |world| {
+        for agent in world.agents() {
+            world.poison(&agent);
+            world.run(Duration::from_millis(100));
+        }
+        write_for(world, 20);
+    });
+}
+
+#[test]
 fn records_wait_for_a_balancer_and_survive_bad_weather() {
     scenario(2, 2, |world| {
         world.crash("lb1");

@@ -9,7 +9,7 @@ use turmoil::{Builder, Sim};
 
 use crate::fleet::{Authority, demand, idle, record};
 use crate::network::{Network, Weather};
-use crate::nodes::{self, AgentLife, BalancerLife};
+use crate::nodes::{self, AgentLife, BalancerLife, POISON};
 
 /// More than a fleet that can speak needs to know all: the longest pause between two tries, a connection's end, a whole
 /// report, and some.
@@ -255,6 +255,11 @@ impl World {
         let text = format!("{agent} {}", life.written.len());
         life.records.send(record(&text));
         life.written.push(text);
+    }
+
+    /// Has an agent write what no store takes.
+    pub(crate) fn poison(&self, agent: &str) {
+        self.shared.book().agents[agent].records.send(record(POISON));
     }
 
     /// Ends all faults of the network.

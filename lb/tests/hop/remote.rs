@@ -6,15 +6,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kiln_lb::forward::PoolConfig;
 use kiln_shared::body::Body;
 use kiln_shared::call::{CallError, FailureKind, Refusal};
-
 use kiln_shared::identity::Role;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{
     Agent, CARRIERS, LONG, NODE, Node, answer, authority, call, credentials, fleet, hop_as, hop_over,
-    piecewise, reached, remote_hop, request,
+    hop_with, piecewise, reached, remote_hop, request,
 };
 
 fn echo() -> Arc<Node> {
@@ -114,6 +114,43 @@ async fn a_call_whose_node_dies_is_lost_and_not_tried_again() {
             tokio::time::timeout(LONG, waiting).await.expect("ends").expect("ends").expect_err("is lost");
         assert!(
             matches!(&error, CallError::Failed(failure) if failure.kind == FailureKind::NodeLost && failure.status == 502),
+            "{carrier:?}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_answer_in_time_is_lost() {
+    for carrier in CARRIERS {
+        let node = Node::new(|_| std::future::pending());
+        let agent = Agent::start(&node);
+        let pools = PoolConfig { answer_wait_max: Duration::from_millis(50), ..carrier.pools() };
+        let hop = hop_with(pools, agent.address);
+        let mut request = request(Body::Empty);
+        let function = Arc::make_mut(&mut request.function);
+        function.spec.timeout = Duration::from_millis(50);
+        let error =
+            tokio::time::timeout(LONG, call(&*hop, request)).await.expect("ends").expect_err("is lost");
+        assert!(
+            matches!(&error, CallError::Failed(failure) if failure.kind == FailureKind::NodeLost),
+            "{carrier:?}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_an_agents_does_not_say_that_the_node_is_lost() {
+    for carrier in CARRIERS {
+        let node = echo();
+        let agent = Agent::start(&node);
+        let mut request = request(Body::Empty);
+        // More lines than an agent reads.
+        for line in 0..200 {
+            request.headers.push_valid(format!("X-{line}").as_bytes(), b"x");
+        }
+        let error = call(&*hop_over(carrier, agent.address), request).await.expect_err("is not read");
+        assert!(
+            matches!(&error, CallError::Failed(failure) if failure.kind == FailureKind::Unreadable && failure.status == 502),
             "{carrier:?}: {error:?}"
         );
     }

@@ -15,6 +15,10 @@ fn token(authority: &Authority, role: Role) -> JoinToken {
     authority.ca.mint_token(role, Duration::from_mins(1), SystemTime::now()).expect("a token")
 }
 
+fn key() -> CertificateRequest {
+    CertificateRequest::generate().expect("a key")
+}
+
 fn dialer() -> quinn::Endpoint {
     quic::dialer("127.0.0.1:0".parse().expect("an address")).expect("a socket")
 }
@@ -24,7 +28,7 @@ async fn a_machine_joins_with_a_token_and_is_a_node_then() {
     let authority = Authority::new();
     let balancer = Balancer::start(&authority, "lb1").await;
     let token = token(&authority, Role::Agent);
-    let identity = join(&dialer(), balancer.address, &token, "new").await.expect("joins");
+    let identity = join(&dialer(), balancer.address, &token, "new", &key()).await.expect("joins");
     assert_eq!((identity.peer().role(), identity.peer().name()), (Role::Agent, "new"));
     let folder = authority.path("joined");
     identity.save(&folder).expect("is kept");
@@ -38,16 +42,39 @@ async fn a_token_joins_one_machine_whichever_balancer_is_asked() {
     let authority = Authority::new();
     let balancer = Balancer::start(&authority, "lb1").await;
     let token = token(&authority, Role::Agent);
-    join(&dialer(), balancer.address, &token, "one").await.expect("joins");
-    let error = join(&dialer(), balancer.address, &token, "two").await.expect_err("is used up");
+    join(&dialer(), balancer.address, &token, "one", &key()).await.expect("joins");
+    let error = join(&dialer(), balancer.address, &token, "two", &key()).await.expect_err("is used up");
     assert!(matches!(&error, JoinError::Refused(why) if why.contains("was used before")), "{error}");
+}
+
+#[tokio::test]
+async fn a_machine_whose_answer_was_lost_asks_again_at_any_balancer() {
+    let authority = Authority::new();
+    let one = Balancer::start_sharing(&authority, "lb1", "shared").await;
+    let two = Balancer::start_sharing(&authority, "lb2", "shared").await;
+    let (token, key) = (token(&authority, Role::Agent), key());
+    for balancer in [&one, &two, &one] {
+        let identity = join(&dialer(), balancer.address, &token, "n", &key).await.expect("joins");
+        assert_eq!(identity.peer().name(), "n");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_long_is_not_read() {
+    let authority = Authority::new();
+    let balancer = Balancer::start(&authority, "lb1").await;
+    let token = token(&authority, Role::Agent);
+    let error = join(&dialer(), balancer.address, &token, &"x".repeat(40_000), &key()).await.expect_err("no");
+    assert!(!matches!(error, JoinError::Refused(_)), "{error}");
+    join(&dialer(), balancer.address, &token, "x", &key()).await.expect("the token is good still");
 }
 
 #[tokio::test]
 async fn a_machine_believes_no_balancer_of_another_fleet() {
     let (authority, other) = (Authority::new(), Authority::new());
     let balancer = Balancer::start(&authority, "lb1").await;
-    let error = join(&dialer(), balancer.address, &token(&other, Role::Agent), "x").await.expect_err("no");
+    let error =
+        join(&dialer(), balancer.address, &token(&other, Role::Agent), "x", &key()).await.expect_err("no");
     assert!(matches!(error, JoinError::Connection(_)), "{error}");
 }
 

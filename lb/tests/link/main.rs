@@ -6,5 +6,6 @@ mod joining;
 mod membership;
 mod records;
 mod refusals;
+mod removal;
 mod scale;
 mod support;

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use kiln_agent::link::{self, LinkConfig, Linked, Outbox};
 use kiln_api::{Catalog, RecordWriter, Retention};
 use kiln_lb::fleet::{Fleet, FleetConfig, NodeState, View};
-use kiln_lb::link::{LinkArgs, LinkParts};
+use kiln_lb::link::{LinkArgs, LinkParts, RemovedNodes};
 use kiln_lb::nodes::Nodes;
-use kiln_lb::route::follow;
 use kiln_shared::identity::{Credentials, Role, client_config};
 use kiln_shared::link::frame::{MessageReader, write_message};
-use kiln_shared::link::message::{BalancerMessage, Command, Hello, Refused};
+use kiln_shared::link::message::{BalancerMessage, Command, Hello, Opening, Refused};
 use kiln_shared::link::{LINK_ALPN, MESSAGE_BYTES_MAX, SERVER_NAME, quic};
 use kiln_shared::program::DataFolder;
 use kiln_shared::record::RecordSink;
@@ -43,6 +42,7 @@ pub(crate) struct Balancer {
     pub(crate) address: SocketAddr,
     pub(crate) nodes: Nodes,
     pub(crate) catalog: Catalog,
+    pub(crate) removed: RemovedNodes,
     pub(crate) fleet: kiln_lb::fleet::FleetReader,
     /// Whether it is the one that speaks for the fleet.
     pub(crate) speaks: watch::Receiver<bool>,
@@ -94,20 +94,20 @@ impl Balancer {
         let fleet = Fleet::new(fleet, Instant::now());
         let reader = fleet.reader();
         let nodes = Nodes::keep(fleet, &tasks, &stop);
-        let (followed, _) = follow(catalog.clone()).await.expect("reads");
         let (writer, batches) = RecordWriter::new(catalog.clone(), Retention::default());
         let (_, waiting) = RecordSink::bounded(8);
         tasks.spawn(writer.run(waiting, stop.clone()));
         let address = link.address().expect("is bound");
+        let removed = RemovedNodes::default();
         let parts = LinkParts {
             nodes: nodes.clone(),
             records: batches,
-            routes: followed.routes,
+            removed: removed.clone(),
             dispatcher: None,
             catalog: catalog.clone(),
         };
         let speaks = link.serve(parts, &tasks, &stop);
-        Self { address, nodes, catalog, fleet: reader, speaks, tasks, stop }
+        Self { address, nodes, catalog, removed, fleet: reader, speaks, tasks, stop }
     }
 
     pub(crate) fn view<T>(&self, look: impl FnOnce(&View) -> T) -> T {
@@ -226,6 +226,18 @@ impl Stranger {
                 BalancerMessage::Balancers(_) => {}
                 message => return message,
             }
+        }
+    }
+
+    /// Sends this as a batch of records; the code with which the balancer ends that stream.
+    pub(crate) async fn hand(&self, batch: &[u8]) -> Option<quinn::VarInt> {
+        let (mut writer, mut reader) = self.connection.open_bi().await.expect("opens");
+        write_message(&mut writer, &Opening::Records).await.expect("is sent");
+        writer.write_all(batch).await.expect("is sent");
+        let ended = tokio::time::timeout(LONG, reader.read_to_end(64)).await.expect("it ends");
+        match ended {
+            Err(quinn::ReadToEndError::Read(quinn::ReadError::Reset(code))) => Some(code),
+            _ => None,
         }
     }
 

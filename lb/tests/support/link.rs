@@ -91,6 +91,7 @@ pub(crate) fn record(text: &str) -> Record {
         call_id: CallId::generate(),
         app_id: AppId::generate(),
         function_id: FunctionId::generate(),
+        part: 0,
         text: text.to_owned(),
     })
 }

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use kiln_api::StoredBatches;
 use kiln_lb::fleet::{Fleet, FleetReader, LivenessPolicy, NodeState};
-use kiln_lb::link::{Answers, LinkServer};
+use kiln_lb::link::{Answers, LinkServer, RemovedNodes};
 use kiln_lb::nodes::Nodes;
-use kiln_lb::route::RouteTable;
 use kiln_shared::identity::{ClientAuth, Role, server_config};
 use kiln_shared::link::{JOIN_ALPN, LINK_ALPN, quic};
 use tokio::sync::watch;
@@ -41,8 +40,8 @@ pub async fn run(folder: &Path) -> Result<()> {
     let nodes = Nodes::keep(fleet, &tasks, &stop);
     let (records, _no_store) = StoredBatches::bounded();
     let (_known, balancers) = watch::channel(Vec::new());
-    let answers = Answers::new(RouteTable::new().reader(), None);
-    LinkServer { nodes, records, answers, balancers, dispatcher: None, registrar: None }
+    let (answers, removed) = (Answers::default(), RemovedNodes::default());
+    LinkServer { nodes, records, answers, dispatcher: None, removed, balancers, registrar: None }
         .serve(endpoint, &tasks, &stop);
     answer(&address.to_string())?;
     let mut lines = lines();

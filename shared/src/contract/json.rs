@@ -141,6 +141,7 @@ impl AnswerDecoder {
                 let object = input.split_to(end);
                 let answer = (self.read_answer)(&String::from_utf8_lossy(&object))
                     .map_err(|detail| invalid("json", &detail))?;
+                self.limits.check_response_lines(&answer.headers)?;
                 let body = if answer::has_body(answer.status) { answer.body } else { Bytes::new() };
                 self.limits.check_response(body.len() as u64)?;
                 self.state = State::Body(body);

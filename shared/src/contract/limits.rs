@@ -1,6 +1,7 @@
 //! Bounds of what functions may send, and of what the formats hold in memory. What clients may send is the edge's.
 
 use crate::call::Failure;
+use crate::http1::HeaderBlock;
 use crate::http1::head::HeadLimits;
 
 use super::CallFailed;
@@ -46,6 +47,19 @@ impl Limits {
             return Ok(());
         }
         Err(CallFailed::kill(Failure::response_body_too_large()))
+    }
+
+    /// Checks header lines that did not come in a head, as [`Self::response_head`] bounds those that did: the balancer
+    /// reads no longer ones.
+    ///
+    /// # Errors
+    /// 502, and the container is killed.
+    pub fn check_response_lines(&self, headers: &HeaderBlock) -> Result<(), CallFailed> {
+        let bounds = self.response_head();
+        if headers.as_bytes().len() <= bounds.bytes_max && headers.iter().count() <= bounds.fields_max {
+            return Ok(());
+        }
+        Err(CallFailed::kill(Failure::response_head_too_large()))
     }
 
     /// Bounds for the head of a function's answer.

@@ -102,8 +102,14 @@ pub enum JoinRefused {
         "the join token was used before; each joins one machine, so make a new one with `kiln node token`"
     )]
     Replayed,
+    /// The name may not be used any more.
+    #[error("a node of this name was removed from the fleet; join under another name, with the same token")]
+    Removed,
     /// Whether it was redeemed before cannot be told now.
-    #[error("redeemed tokens cannot be recorded now; try again in a moment, the token is still good")]
+    #[error(
+        "redeemed tokens cannot be recorded now; try again in a moment, and with a new token if this one is then said to \
+         be used"
+    )]
     Unrecorded,
     /// The machine's clock would fail every handshake.
     #[error(
@@ -133,6 +139,7 @@ impl JoinRefused {
             Self::Forged => "forged_token",
             Self::Expired { .. } => "expired_token",
             Self::Replayed => "replayed_token",
+            Self::Removed => "removed",
             Self::Unrecorded => "unrecorded",
             Self::ClockOff { .. } => "clock_off",
             Self::Name(_) => "bad_name",
@@ -148,6 +155,8 @@ pub enum Claim {
     First,
     /// It was there already.
     Again,
+    /// The name may not be used any more; nothing was recorded.
+    Removed,
     /// It could not be recorded.
     Unavailable,
 }
@@ -165,7 +174,8 @@ impl CertificateAuthority {
     /// Signs the first certificate of a machine with a good token.
     ///
     /// `claim` is asked last, once, with the token's id and last second: it must record the id, for all who hold this
-    /// CA, and say if it was there already. Ids may be forgotten after the token's last second.
+    /// CA, and say if it was there already. It may take the same request again for the first: its answer may have been
+    /// lost. Ids may be forgotten after the token's last second.
     ///
     /// # Errors
     /// The token, name, clock or request is bad, or the token was redeemed before. Only then is the token used up.
@@ -182,6 +192,7 @@ impl CertificateAuthority {
         match claim(token.id(), token.expires_at()).await {
             Claim::First => Ok(Redeemed { peer, signed }),
             Claim::Again => Err(JoinRefused::Replayed),
+            Claim::Removed => Err(JoinRefused::Removed),
             Claim::Unavailable => Err(JoinRefused::Unrecorded),
         }
     }

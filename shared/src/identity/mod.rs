@@ -35,7 +35,7 @@ pub use certificate::{Fingerprint, Validity};
 pub use credentials::{Credentials, Reload, WATCH_INTERVAL};
 pub use exchange::{Claim, JoinAnswer, JoinRefused, JoinRequest, Redeemed};
 pub use loaded::{IDENTITY_FILE, Identity, IdentityError};
-pub use name::{NameError, Peer, PeerError, Role, peer_of, peer_of_connection};
+pub use name::{NameError, Peer, PeerError, Role, certificate_ended, peer_of, peer_of_connection};
 pub use request::{CertificateRequest, RequestError, SignedCertificate};
 pub use tls::{ClientAuth, client_config, joining_client_config, server_config};
 pub use token::{JoinToken, MintError, TOKEN_VALID_FOR_MAX, TokenError, TokenId};

@@ -5,13 +5,16 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::GeneralName;
 
-use super::{Fingerprint, certificate};
+use super::{Fingerprint, Validity, certificate};
 
+/// How often a certificate's end is looked for at least.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
 /// Longest name of a peer.
 const NAME_BYTES_MAX: usize = 128;
 const SCHEME: &str = "kiln://";
@@ -198,6 +201,25 @@ pub fn peer_of_connection(connection: &quinn::Connection) -> Result<Peer, PeerEr
     let certificates =
         shown.as_deref().and_then(|shown| shown.downcast_ref::<Vec<CertificateDer<'static>>>());
     peer_of(certificates.map(Vec::as_slice))
+}
+
+/// Waits until the certificate has ended that the peer of a QUIC connection showed. At once if it showed none. Cancel-safe.
+pub async fn certificate_ended(connection: &quinn::Connection) {
+    let Some(validity) = shown_validity(connection) else { return };
+    loop {
+        let left = validity.remaining(SystemTime::now());
+        if left.is_zero() {
+            return;
+        }
+        // The clock may be set meanwhile.
+        tokio::time::sleep(left.min(LOOK_EVERY)).await;
+    }
+}
+
+fn shown_validity(connection: &quinn::Connection) -> Option<Validity> {
+    let shown = connection.peer_identity()?;
+    let own = shown.downcast_ref::<Vec<CertificateDer<'static>>>()?.first()?;
+    Some(Validity::of(&certificate::parse(own).ok()?))
 }
 
 #[cfg(test)]

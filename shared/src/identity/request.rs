@@ -62,7 +62,7 @@ impl CertificateRequest {
     /// # Errors
     /// The certificate is for another key or role, not valid now, or not signed by a CA of its bundle.
     pub fn complete(
-        self,
+        &self,
         signed: &SignedCertificate,
         role: Role,
         now: SystemTime,

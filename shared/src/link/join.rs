@@ -38,7 +38,9 @@ pub enum JoinError {
     #[error("the balancer's answer cannot be read; is it of this version of Kiln?")]
     Read(#[from] ReadError),
     /// No answer.
-    #[error("the balancer did not answer in time; try again")]
+    #[error(
+        "the balancer did not answer in time; try again, and with a new token if this one is then said to be used"
+    )]
     Silent,
     /// It says no.
     #[error("{0}")]
@@ -51,18 +53,19 @@ pub enum JoinError {
     Tls(#[from] NoCipherSuite),
 }
 
-/// Redeems `token` at the balancer at `address`, for a certificate of `name`.
+/// Redeems `token` at the balancer at `address`, for a certificate of `name` and the key of `request`.
 ///
 /// # Errors
-/// See [`JoinError`]. Unless the balancer refused the token it is still good.
+/// See [`JoinError`]. With the same request the token is still good, at every balancer, unless one has refused it; with
+/// another one it may have been used up by an answer that was lost.
 pub async fn join(
     dialer: &Endpoint,
     address: SocketAddr,
     token: &JoinToken,
     name: &str,
+    request: &CertificateRequest,
 ) -> Result<Identity, JoinError> {
-    let request = CertificateRequest::generate()?;
-    let asked = ask(dialer, address, token, name, &request);
+    let asked = ask(dialer, address, token, name, request);
     match timeout(JOIN_TIMEOUT, asked).await.map_err(|_elapsed| JoinError::Silent)?? {
         JoinAnswer::Joined(signed) => Ok(request.complete(&signed, token.role(), SystemTime::now())?),
         JoinAnswer::Refused { message, .. } => Err(JoinError::Refused(message)),

@@ -123,6 +123,9 @@ pub enum Refused {
         /// Where the other one is.
         address: String,
     },
+    /// It was removed.
+    #[error("it was removed from the fleet; join it again under another name")]
+    Removed,
     /// Its clock is far off.
     #[error("its clock is {seconds} s off this balancer's (behind if negative); set the time on both hosts")]
     Clock {
@@ -150,6 +153,7 @@ impl Refused {
             Self::Protocol { .. } => "protocol",
             Self::Name { .. } => "name",
             Self::SameName { .. } => "same-name",
+            Self::Removed => "removed",
             Self::Clock { .. } => "clock",
             Self::Absurd { .. } => "absurd",
             Self::Malformed { .. } => "malformed",
@@ -199,13 +203,6 @@ impl Command {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ask {
-    /// What the function is: [`Answer::Function`].
-    Function {
-        /// The function.
-        id: FunctionId,
-        /// Its revision.
-        revision: Revision,
-    },
     /// A new certificate for the same name: [`Answer::Certificate`].
     Renew {
         /// The request for it, in PEM.
@@ -217,8 +214,6 @@ pub enum Ask {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// The function, if there is one of that revision.
-    Function(Option<Box<FunctionSpec>>),
     /// The certificate, and whom to trust from now on.
     Certificate(SignedCertificate),
     /// This balancer cannot say; another one may. The text says why.

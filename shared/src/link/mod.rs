@@ -30,6 +30,9 @@ pub const BEAT: Duration = Duration::from_millis(200);
 /// Longest time between two whole reports.
 pub const WHOLE_EVERY: Duration = Duration::from_secs(5);
 
+/// How long an agent lets a call wait for a slot.
+pub const QUEUE_WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// Longest state message in bytes: a report of some 100,000 functions.
 pub const STATE_BYTES_MAX: usize = 16 << 20;
 /// Longest batch of records in bytes.

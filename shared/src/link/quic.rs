@@ -31,7 +31,8 @@ const UNACKNOWLEDGED_MAX: u32 = 0;
 
 /// The close code of a link that ends as it should.
 pub const CODE_DONE: VarInt = VarInt::from_u32(0);
-/// The close code of a link whose agent was refused; the reason was said before, or is the close's text.
+/// The close code of a link whose agent was refused; the reason was said before, or is the close's text. Also of a stream
+/// of records whose last batch the balancer would refuse again.
 pub const CODE_REFUSED: VarInt = VarInt::from_u32(1);
 /// The close code of a link whose place a newer one of the same agent has taken.
 pub const CODE_REPLACED: VarInt = VarInt::from_u32(2);

@@ -371,8 +371,10 @@ impl Connection {
         }
         let refused = matches!(how, Closed::Violation(Violation::Preface | Violation::Version { .. }));
         for stream in self.streams.values_mut() {
-            // A peer that does not even speak this has read no call.
-            let untouched = refused || stream.begins_at >= self.out.written_bytes();
+            // A peer that does not even speak this has read no call. After any other violation it is told of that, behind
+            // what waits to be written.
+            let untouched = refused
+                || (!matches!(how, Closed::Violation(_)) && stream.begins_at >= self.out.written_bytes());
             // What has come whole stays; what a server still has to say is lost in any case.
             let is_whole = stream.received_end && self.side == Side::Client;
             if !is_whole && stream.ended.is_none() {

@@ -32,11 +32,13 @@ static APPEND: LazyLock<String> = LazyLock::new(|| {
 pub(super) async fn append(
     pool: &PgPool,
     calls: &[&CallRecord],
-    logs: &[(i64, &LogChunk)],
+    logs: &[&LogChunk],
 ) -> Result<u64, sqlx::Error> {
     // In one order everywhere: batches of the same calls, sent to two balancers, else could wait for each other.
     let mut calls = calls.to_vec();
     calls.sort_by_key(|call| call.id);
+    let mut logs = logs.to_vec();
+    logs.sort_by_key(|chunk| (chunk.call_id, chunk.part));
     let new: i64 = sqlx::query_scalar(AssertSqlSafe(APPEND.as_str()))
         .bind(column(&calls, |call| call.id.as_str()))
         .bind(column(&calls, |call| call.function_id.as_str()))
@@ -48,10 +50,10 @@ pub(super) async fn append(
         .bind(column(&calls, |call| call.completed_at.as_millisecond()))
         .bind(column(&calls, |call| i32::from(call.cold)))
         .bind(column(&calls, |call| story_to_sql(&call.story)))
-        .bind(column(logs, |(_, chunk)| chunk.call_id.as_str()))
-        .bind(column(logs, |(part, _)| *part))
-        .bind(column(logs, |(_, chunk)| chunk.text.len() as i64))
-        .bind(column(logs, |(_, chunk)| without_nul(&chunk.text)))
+        .bind(column(&logs, |chunk| chunk.call_id.as_str()))
+        .bind(column(&logs, |chunk| chunk.part))
+        .bind(column(&logs, |chunk| chunk.text.len() as i64))
+        .bind(column(&logs, |chunk| without_nul(&chunk.text)))
         .fetch_one(pool)
         .await?;
     Ok(new.unsigned_abs())

@@ -90,11 +90,7 @@ impl Connections {
         }
     }
 
-    pub(super) async fn append(
-        &self,
-        calls: &[&CallRecord],
-        logs: &[(i64, &LogChunk)],
-    ) -> Result<u64, StoreError> {
+    pub(super) async fn append(&self, calls: &[&CallRecord], logs: &[&LogChunk]) -> Result<u64, StoreError> {
         Ok(batch::append(&self.pools()?.records, calls, logs).await?)
     }
 

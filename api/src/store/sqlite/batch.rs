@@ -46,11 +46,11 @@ pub(super) fn calls(calls: &[&CallRecord]) -> Result<Vec<Insert>, StoreError> {
     })
 }
 
-/// The inserts of pieces of logs with their numbers.
-pub(super) fn logs(pieces: &[(i64, &LogChunk)]) -> Result<Vec<Insert>, StoreError> {
-    inserts(&LOGS, LOG_COLUMNS.len(), pieces, |(part, chunk), values| {
+/// The inserts of pieces of logs.
+pub(super) fn logs(pieces: &[&LogChunk]) -> Result<Vec<Insert>, StoreError> {
+    inserts(&LOGS, LOG_COLUMNS.len(), pieces, |chunk, values| {
         values.add(chunk.call_id.as_str())?;
-        values.add(*part)?;
+        values.add(chunk.part)?;
         values.add(chunk.text.len() as i64)?;
         values.add(chunk.text.as_str())
     })

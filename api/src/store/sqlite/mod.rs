@@ -43,11 +43,7 @@ impl Connections {
     }
 
     /// Stores calls and pieces of logs in one transaction; how many calls were new.
-    pub(super) async fn append(
-        &self,
-        calls: &[&CallRecord],
-        logs: &[(i64, &LogChunk)],
-    ) -> Result<u64, StoreError> {
+    pub(super) async fn append(&self, calls: &[&CallRecord], logs: &[&LogChunk]) -> Result<u64, StoreError> {
         let (mut calls, logs) = (batch::calls(calls)?, batch::logs(logs)?);
         if let ([_], []) = (&*calls, &*logs)
             && let Some(Insert { sql, values }) = calls.pop()

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use kiln_api::Catalog;
+use kiln_api::{Catalog, RecordWriter, Retention, StoreOutcome};
+use kiln_shared::ids::CallId;
 use kiln_shared::model::AppInput;
+use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record, RecordSink};
 use kiln_testkit::{postgres::Server, until};
 use serde_json::json;
 use sqlx::{Connection, Executor};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Api, DATABASE_AWAY};
 
@@ -96,6 +99,51 @@ async fn a_catalog_opens_before_its_server_and_finds_it() {
         .expect("it is found")
         .expect("lives");
     api.app("a").await;
+}
+
+/// A batch comes again after an outage, and what it tried then does not count against the log's bound.
+#[tokio::test]
+async fn logs_are_whole_though_the_server_was_away_when_they_came_first() {
+    let mut server = Server::start().await;
+    let api = Api::open(&server.address.database().await).await;
+    let app_id = api.app("a").await;
+    let function_id = api.function(&app_id, "f").await;
+    let (app_id, function_id) = (app_id.parse().expect("an id"), function_id.parse().expect("an id"));
+    let retention = Retention { call_log_bytes_max: 10, ..Retention::default() };
+    let (writer, batches) = RecordWriter::new(api.catalog.clone(), retention);
+    let (_sink, records) = RecordSink::bounded(1);
+    let stop = CancellationToken::new();
+    let writer = tokio::spawn(writer.run(records, stop.clone()));
+    let now = jiff::Timestamp::now();
+    let call_id = CallId::generate();
+    let call = CallRecord {
+        id: call_id,
+        app_id,
+        function_id,
+        trigger_id: None,
+        status: CallStatus::Success,
+        error: None,
+        created_at: now,
+        started_at: None,
+        completed_at: now,
+        cold: false,
+        story: kiln_shared::story::Story::default(),
+    };
+    let log = LogChunk { call_id, app_id, function_id, part: 1, text: "123456".to_owned() };
+    let batch = vec![Record::Call(call), Record::Log(log)];
+    server.stop();
+    for _ in 0..2 {
+        assert_eq!(batches.store(batch.clone()).await, StoreOutcome::NotNow);
+    }
+    server.begin().await;
+    until("the batch is stored", async || {
+        (batches.store(batch.clone()).await == StoreOutcome::Stored).then_some(())
+    })
+    .await;
+    let answer = api.get(&format!("/v2/fns/{function_id}/calls/{call_id}/log")).await.ok();
+    assert_eq!(answer.json()["log"]["log"], "123456");
+    stop.cancel();
+    writer.await.expect("no panic");
 }
 
 /// A balancer that is cut off in the middle of a change holds the lock that every change needs.

@@ -266,6 +266,10 @@ async fn a_node_is_drained_and_taken_back_by_the_command_line() {
     assert_eq!((&top["balancer"], top["nodes"].as_array().unwrap().len()), (&json!("lb1"), 2), "{top}");
     let unknown = fleet.balancer.fails(1, &format!("node drain nobody --api-url {url}"));
     assert!(unknown.contains("there is no node called nobody"), "{unknown}");
+
+    kiln(&format!("node remove {home}"));
+    eventually("it is gone", async || state(&home).is_none()).await;
+    assert_eq!(fleet.invoke(&balancer, &function, "").await.0, StatusCode::OK);
 }
 
 #[tokio::test]

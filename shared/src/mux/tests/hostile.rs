@@ -141,6 +141,16 @@ async fn a_client_of_another_version_knows_that_nothing_was_taken() {
 }
 
 #[tokio::test]
+async fn a_call_that_waits_to_be_written_may_have_run_after_a_violation() {
+    let mut connection = Connection::new(Side::Client);
+    let id = connection.open(&mut Bytes::from_static(b"x"), true);
+    connection.close(Violation::Kind { kind: 9 }.into());
+    assert!(!connection.out.is_empty(), "the call is written with what the peer is told");
+    let ended = poll_fn(|context| connection.poll_receive(id, context)).await;
+    assert!(matches!(ended, Some(Err(StreamError::Lost(Closed::Violation(_))))), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_request_that_is_not_http_gets_an_answer_and_the_connection_goes_on() {
     let pair = pair(echo(), 64 << 10);
     for (head, status) in [

@@ -116,6 +116,20 @@ fn half_an_answer_is_none() {
 }
 
 #[test]
+fn an_answer_of_too_many_or_too_long_lines_is_refused() {
+    let limits = Limits { response_head_bytes_max: 2000, ..Limits::default() };
+    let decode = |headers: Value| {
+        let object = json!({ "protocol": { "headers": headers } }).to_string();
+        decode_with(Framing::Json, &::http::Method::POST, &limits, &[object.as_bytes()], None)
+    };
+    // With the content type a hundred.
+    assert!(decode(json!({ "X": vec!["x"; 99] })).expect("no error").is_some());
+    for headers in [json!({ "X": vec!["x"; 100] }), json!({ "X": ["x".repeat(2000)] })] {
+        assert_eq!(message(decode(headers)), "function response header too large");
+    }
+}
+
+#[test]
 fn a_large_answer_is_refused_while_it_arrives() {
     let limits = Limits { json_answer_bytes_max: 20, response_bytes_max: 5, ..Limits::default() };
     let decode =
