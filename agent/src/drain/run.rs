@@ -94,6 +94,7 @@ async fn read(mut body: Body, keeps: bool) -> Result<(Bytes, bool), BodyError> {
 
 #[cfg(test)]
 mod tests {
+    use kiln_shared::call::Stages;
     use kiln_shared::http1::HeaderBlock;
 
     use super::*;
@@ -101,7 +102,7 @@ mod tests {
     fn answer(body: Bytes) -> CallResponse {
         let mut headers = HeaderBlock::new();
         headers.push_valid(b"Content-Type", b"text/plain");
-        CallResponse { status: 200, headers, body: Body::from(body), stages: Default::default() }
+        CallResponse { status: 200, headers, body: Body::from(body), stages: Stages::default() }
     }
 
     #[tokio::test]

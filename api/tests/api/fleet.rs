@@ -1,9 +1,10 @@
 //! What balancers keep in common beside the catalog: used join tokens, and each other's addresses.
 
 use jiff::{SignedDuration, Timestamp};
+use kiln_testkit::until;
 use tokio::task::JoinSet;
 
-use crate::support::{Api, until};
+use crate::support::Api;
 
 #[tokio::test]
 async fn a_join_token_is_claimed_once_however_many_ask() {

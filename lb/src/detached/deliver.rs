@@ -14,7 +14,7 @@ const DELIVERIES_MAX: usize = 32;
 /// Longest time of one POST, its answer included.
 const POST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a delivery is this balancer's; longer than a POST may take, so that no lease needs renewal.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_mins(1);
 /// Longest wait for deliveries in one question.
 const WAIT: Duration = Duration::from_secs(20);
 /// Pause after the queue was away.

@@ -77,18 +77,17 @@ impl EnqueueTask {
             while storing.len() >= BATCHES_MAX {
                 storing.join_next().await;
             }
-            let first = match next.take() {
-                Some(job) => Some(job),
-                None => tokio::select! {
+            if next.is_none() {
+                next = tokio::select! {
                     biased;
                     job = self.jobs.recv() => job,
                     () = stop.cancelled(), if !self.jobs.is_closed() => {
                         self.jobs.close();
                         continue;
                     }
-                },
-            };
-            let Some(first) = first else { break };
+                };
+            }
+            let Some(first) = next.take() else { break };
             let mut bytes = first.message.payload.len();
             let mut batch = vec![first];
             while batch.len() < BATCH_MAX
@@ -111,11 +110,13 @@ impl EnqueueTask {
 async fn store(queue: Arc<dyn Queue>, batch: Vec<Job>) {
     let (messages, answers): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|job| (job.message, job.answer)).unzip();
-    match queue.enqueue(messages).await {
+    let stored = queue.enqueue(messages).await;
+    for (at, answer) in answers.into_iter().enumerate() {
+        let stored = match &stored {
+            Ok(stored) => Ok(stored[at]),
+            Err(error) => Err(error.clone()),
+        };
         // A caller who went away has no use for the answer; the message is stored.
-        Ok(stored) => {
-            answers.into_iter().zip(stored).for_each(|(answer, stored)| drop(answer.send(Ok(stored))))
-        }
-        Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
+        drop(answer.send(stored));
     }
 }

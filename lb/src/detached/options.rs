@@ -63,13 +63,11 @@ fn read<T>(
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<Option<T>, Failure> {
     let Some(value) = headers.get(name) else { return Ok(None) };
-    match std::str::from_utf8(value).ok().and_then(parse) {
-        Some(read) => Ok(Some(read)),
-        None => {
-            let message = format!("Invalid header {name}, it must be {wanted}");
-            Err(Failure::new(FailureKind::BadRequest, 400, message))
-        }
+    if let Some(read) = std::str::from_utf8(value).ok().and_then(parse) {
+        return Ok(Some(read));
     }
+    let message = format!("Invalid header {name}, it must be {wanted}");
+    Err(Failure::new(FailureKind::BadRequest, 400, message))
 }
 
 fn duration(text: &str) -> Option<Duration> {

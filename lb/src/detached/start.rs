@@ -17,7 +17,7 @@ use super::{Dispatcher, Enqueuer, Intake};
 use crate::route::RouteReader;
 
 /// How often ended messages are forgotten.
-const PURGE_EVERY: Duration = Duration::from_secs(60);
+const PURGE_EVERY: Duration = Duration::from_mins(1);
 /// Pause between two rounds while there are more to forget.
 const PURGE_PAUSE: Duration = Duration::from_millis(50);
 
