@@ -102,10 +102,10 @@ fn what_is_no_call_is_refused() {
         "",
         "X: y\r\n",
         "Kiln-Call: nonsense\r\n",
-        "Kiln-Call: 01CQ4S2K8JNG8G00GZJ0000001 01CQ4S2K8JNG8G00GZJ0000002 xyz - sync GET\r\n",
-        "Kiln-Call: 01CQ4S2K8JNG8G00GZJ0000001 01CQ4S2K8JNG8G00GZJ0000002 1f - sync GET\r\n",
-        "Kiln-Call: 01CQ4S2K8JNG8G00GZJ0000001 01CQ4S2K8JNG8G00GZJ0000002 1f - sync GET\r\nKiln-Url: x\r\n",
-        "Kiln-Call: 01CQ4S2K8JNG8G00GZJ0000001 01CQ4S2K8JNG8G00GZJ0000002 1f - never GET\r\nKiln-Url: x\r\nKiln-Path: x\r\n",
+        "Kiln-Call: 01CQ4S2K8JNG8G00GZJ0000001 01CQ4S2K8JNG8G00GZJ0000002 xyz - GET\r\n",
+        "Kiln-Call: 01CQ4S2K8JNG8G00GZJ0000001 01CQ4S2K8JNG8G00GZJ0000002 1f - GET\r\n",
+        "Kiln-Call: 01CQ4S2K8JNG8G00GZJ0000001 01CQ4S2K8JNG8G00GZJ0000002 1f - GET\r\nKiln-Url: x\r\n",
+        "Kiln-Call: 01CQ4S2K8JNG8G00GZJ0000001 01CQ4S2K8JNG8G00GZJ0000002 1f never GET\r\nKiln-Url: x\r\nKiln-Path: x\r\n",
     ] {
         let head = format!("POST /call HTTP/1.1\r\n{lines}Host: a\r\n\r\n");
         let head = parse_request(head.as_bytes(), &limits()).expect("HTTP");
