@@ -12,7 +12,7 @@ use kiln_agent::container::{
     Container, ContainerControl, ContainerPlan, Driver, DriverFuture, Exit, StartStages,
 };
 use kiln_agent::slots::SlotsConfig;
-use kiln_agent::slots::queue::{Offer, Place, SlotQueue};
+use kiln_agent::slots::queue::{Class, Offer, Place, SlotQueue};
 use kiln_agent::{Agent, AgentConfig};
 use kiln_benches::{CpuTime, call, function, node_id, short};
 use kiln_shared::call::{CallHop, CallKind};
@@ -50,10 +50,10 @@ fn queue(criterion: &mut Criterion<CpuTime>) {
         queue.start_begun();
         queue.started(0, SERVED, now, |_, slot| Err(slot));
         let slot = queue.take_idle(now).expect("one is idle");
-        (0..waiting).for_each(|waiter| queue.wait(waiter, PLACE, now));
+        (0..waiting).for_each(|waiter| queue.wait(waiter, Class::Caller, PLACE, now));
         group.bench_function(format!("handed to the oldest of {waiting} waiting"), |bench| {
             bench.iter(|| {
-                queue.wait(black_box(0), PLACE, now);
+                queue.wait(black_box(0), Class::Caller, PLACE, now);
                 let offer = queue.freed(slot, PLACE, SERVED, now, |_, _| Ok(()));
                 assert_eq!(offer, Offer::Handed);
             });

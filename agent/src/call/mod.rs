@@ -23,6 +23,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::record::Journal;
 use crate::container::Driver;
+use crate::slots::queue::Class;
 use crate::slots::{Lease, NoSlot, Slots, SlotsConfig};
 
 /// How long the word how a container ended may take after its connection or output did. The engine learns of it by
@@ -206,7 +207,8 @@ impl Agent {
         let mut journal = Journal::open(&mut request, self.shared.node.clone(), self.shared.sink.clone());
         let environment =
             (request.function.spec.format == Format::Default).then(|| CallEnvironment::new(&request));
-        let acquiring = self.shared.slots.acquire(&request.function, environment);
+        let class = if give_up.is_some() { Class::Queued } else { Class::Caller };
+        let acquiring = self.shared.slots.acquire(&request.function, environment, class);
         // Cancel-safe: a slot that came at the last moment goes back.
         let acquired = match give_up {
             Some(give_up) => give_up.run_until_cancelled(acquiring).await,

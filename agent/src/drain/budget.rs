@@ -3,11 +3,13 @@
 //! Callers who wait come first: while one does, nothing is taken. Otherwise idle containers may be kept busy, a few
 //! messages ahead of each, and new containers may be started as far as the share of queued work goes.
 
+use std::collections::HashMap;
+
 use kiln_shared::ids::FunctionId;
 use kiln_shared::report::NodeReport;
 
-/// Messages taken ahead for each container that works on the queue, so that it does not wait for the next one.
-const AHEAD_OF_EACH: usize = 4;
+use super::pace::Paces;
+
 /// Most messages that are taken for containers that do not exist yet, in one go.
 const COLD_MAX: usize = 16;
 /// What a container of unknown size is taken to need, in MiB.
@@ -25,12 +27,14 @@ pub struct Shares {
 }
 
 /// Queued work that the node has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Held {
     /// Messages, in whatever state.
     pub(super) messages: usize,
-    /// Of these, the ones that wait for a container.
-    pub(super) waiting: usize,
+    /// Of these, the ones that run.
+    pub(super) running: usize,
+    /// Of these, the ones that wait for a container, by function.
+    pub(super) waiting: HashMap<FunctionId, usize>,
     /// Memory of the containers of those that run, in MiB.
     pub(super) memory_mib: u64,
 }
@@ -58,57 +62,98 @@ pub(super) enum Room {
 
 impl Room {
     /// What may be taken on a node with this report that has `held` already.
-    pub(super) fn of(report: &NodeReport, held: Held, shares: Shares) -> Self {
+    pub(super) fn of(report: &NodeReport, held: &Held, paces: &Paces, shares: Shares) -> Self {
         let left = shares.messages_max.saturating_sub(held.messages);
-        let waiting: usize = report.functions.iter().map(|function| function.waiting as usize).sum();
-        if report.draining || left == 0 || waiting > held.waiting {
+        let callers_wait = report.functions.iter().any(|function| function.waiting > 0);
+        if report.draining || left == 0 || callers_wait {
             return Self::None;
         }
         let share_mib = percent(report.memory_total_mib, shares.memory_percent);
         if held.memory_mib >= share_mib && held.messages > 0 {
             // Its own containers may go on with the next message.
-            return Self::warm(report, held, left, false);
+            return Warm::of(report, held, paces, false).room(left);
         }
         let used_mib = report.memory_committed_mib.saturating_sub(report.memory_idle_mib);
         let high_water_mib = percent(report.memory_total_mib, shares.high_water_percent);
         let room_mib = share_mib.saturating_sub(held.memory_mib).min(high_water_mib.saturating_sub(used_mib));
-        let mean_mib = match held.messages - held.waiting.min(held.messages) {
+        let mean_mib = match held.running {
             0 => MEMORY_GUESS_MIB,
             running => (held.memory_mib / running as u64).max(1),
         };
+        let warm = Warm::of(report, held, paces, true);
         // One at a time is taken even where the guess says that there is no room for it: it may be small.
         let cold_min = usize::from(held.messages == 0 && room_mib > 0);
         let cold = usize::try_from(room_mib / mean_mib).unwrap_or(COLD_MAX).clamp(cold_min, COLD_MAX);
-        let cold = cold.saturating_sub(held.waiting);
+        let cold = cold.saturating_sub(warm.unhoused);
         if cold == 0 {
-            return Self::warm(report, held, left, true);
+            return warm.room(left);
         }
-        let (warm, ahead) = containers(report, true);
-        let messages = (cold + (ahead * AHEAD_OF_EACH).saturating_sub(held.waiting)).min(left);
-        Self::Any { warm, messages }
+        Self::Any { messages: (cold + warm.messages).min(left), warm: warm.functions }
     }
 
-    /// Work for containers that exist: for idle ones too unless queued work has its share already.
-    fn warm(report: &NodeReport, held: Held, left: usize, idle_too: bool) -> Self {
-        let (functions, count) = containers(report, idle_too);
-        let messages = (count * AHEAD_OF_EACH).saturating_sub(held.waiting).min(left);
-        if messages == 0 { Self::None } else { Self::Warm { functions, messages } }
+    /// One of so many equal parts, rounded up.
+    pub(super) fn part(self, of: usize) -> Self {
+        let part = |messages: usize| messages.div_ceil(of.max(1));
+        match self {
+            Self::None => Self::None,
+            Self::Warm { functions, messages } => Self::Warm { functions, messages: part(messages) },
+            Self::Any { warm, messages } => Self::Any { warm, messages: part(messages) },
+        }
+    }
+
+    /// True if a question for `asked` should not wait any longer, now that there is this room.
+    pub(super) fn is_other_than(&self, asked: &Self) -> bool {
+        match (asked, self) {
+            (Self::Any { messages: asked, .. }, Self::Any { messages: now, .. }) => now < asked,
+            (
+                Self::Warm { functions: asked, messages: asked_messages },
+                Self::Warm { functions: now, messages: now_messages },
+            ) => asked != now || now_messages < asked_messages,
+            _ => true,
+        }
     }
 }
 
-/// Functions that have containers, and how many those are.
-fn containers(report: &NodeReport, idle_too: bool) -> (Vec<FunctionId>, usize) {
-    let counted = report.functions.iter().map(|function| {
-        let idle = if idle_too { function.idle } else { 0 };
-        (function.id, (function.busy + idle) as usize)
-    });
-    let (mut functions, mut count) = (Vec::new(), 0);
-    for (function, containers) in counted.filter(|&(_, containers)| containers > 0) {
-        functions.push(function);
-        count += containers;
+/// What containers that exist can do.
+struct Warm {
+    /// Functions whose containers can do with more.
+    functions: Vec<FunctionId>,
+    /// How many messages they can do with.
+    messages: usize,
+    /// Messages that wait for containers which do not exist yet.
+    unhoused: usize,
+}
+
+impl Warm {
+    /// Work for containers that exist: for idle ones too unless queued work has its share already.
+    fn of(report: &NodeReport, held: &Held, paces: &Paces, idle_too: bool) -> Self {
+        let mut containers: HashMap<FunctionId, usize> = HashMap::new();
+        // In the report's order, in which revisions of a function stand together.
+        let mut functions = Vec::new();
+        for function in &report.functions {
+            let idle = if idle_too { function.idle } else { 0 };
+            *containers.entry(function.id).or_default() += (function.busy + idle) as usize;
+            functions.push(function.id);
+        }
+        functions.dedup();
+        let ahead = |function| containers.get(&function).copied().unwrap_or(0) * paces.ahead(function);
+        let waiting = |function| held.waiting.get(&function).copied().unwrap_or(0);
+        let unhoused =
+            held.waiting.iter().map(|(function, waiting)| waiting.saturating_sub(ahead(*function)));
+        let unhoused = unhoused.sum();
+        let mut messages = 0;
+        functions.retain(|function| {
+            let more = ahead(*function).saturating_sub(waiting(*function));
+            messages += more;
+            more > 0
+        });
+        Self { functions, messages, unhoused }
     }
-    functions.dedup();
-    (functions, count)
+
+    fn room(self, left: usize) -> Room {
+        let Self { functions, messages, .. } = self;
+        if messages == 0 { Room::None } else { Room::Warm { functions, messages: messages.min(left) } }
+    }
 }
 
 fn percent(of: u64, percent: u8) -> u64 {
@@ -117,6 +162,8 @@ fn percent(of: u64, percent: u8) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use kiln_shared::function::Revision;
     use kiln_shared::ids::NodeId;
     use kiln_shared::report::{FunctionReport, ReportScope};
@@ -149,55 +196,94 @@ mod tests {
         FunctionReport { id: FunctionId::generate(), revision: Revision(1), idle, busy, starting: 0, waiting }
     }
 
+    /// Messages, of which so many wait, all of one function.
     fn held(messages: usize, waiting: usize, memory_mib: u64) -> Held {
-        Held { messages, waiting, memory_mib }
+        held_of(FunctionId::generate(), messages, waiting, memory_mib)
+    }
+
+    fn held_of(function: FunctionId, messages: usize, waiting: usize, memory_mib: u64) -> Held {
+        Held {
+            messages,
+            running: messages - waiting,
+            waiting: HashMap::from([(function, waiting)]),
+            memory_mib,
+        }
+    }
+
+    fn room(report: &NodeReport, held: &Held) -> Room {
+        Room::of(report, held, &Paces::default(), SHARES)
     }
 
     #[test]
     fn an_empty_node_takes_what_its_share_has_room_for() {
-        let room = Room::of(&report(0, 0, Vec::new()), Held::default(), SHARES);
-        assert_eq!(room, Room::Any { warm: Vec::new(), messages: 6 });
+        assert_eq!(
+            room(&report(0, 0, Vec::new()), &Held::default()),
+            Room::Any { warm: Vec::new(), messages: 6 }
+        );
     }
 
     #[test]
     fn a_small_node_takes_one_at_a_time() {
         let small = NodeReport { memory_total_mib: 80, ..report(0, 0, Vec::new()) };
-        let room = |held| Room::of(&small, held, SHARES);
-        assert_eq!(room(Held::default()), Room::Any { warm: Vec::new(), messages: 1 });
-        assert_eq!(room(held(1, 1, 0)), Room::None);
+        assert_eq!(room(&small, &Held::default()), Room::Any { warm: Vec::new(), messages: 1 });
+        assert_eq!(room(&small, &held(1, 1, 0)), Room::None);
     }
 
     #[test]
     fn nothing_is_taken_while_a_caller_waits() {
-        let report = report(128, 0, vec![containers_of(0, 1, 2)]);
-        assert_eq!(Room::of(&report, held(1, 1, 0), SHARES), Room::None);
-        assert_ne!(Room::of(&report, held(3, 2, 128), SHARES), Room::None);
+        let waited = report(128, 0, vec![containers_of(0, 1, 1)]);
+        assert_eq!(room(&waited, &held(1, 1, 0)), Room::None);
+        let unwaited = report(128, 0, vec![containers_of(0, 1, 0)]);
+        assert_ne!(room(&unwaited, &held(3, 2, 128)), Room::None);
+    }
+
+    #[test]
+    fn a_container_has_as_many_messages_ahead_as_its_pace_says() {
+        let (quick, slow) = (containers_of(0, 1, 0), containers_of(0, 1, 0));
+        let report = report(1000, 0, vec![quick, slow]);
+        let mut paces = Paces::default();
+        paces.ran(quick.id, Duration::from_millis(10));
+        paces.ran(slow.id, Duration::from_secs(9));
+        let room = |held: &Held| Room::of(&report, held, &paces, SHARES);
+        assert_eq!(room(&Held::default()), Room::Warm { functions: vec![quick.id, slow.id], messages: 6 });
+        let held = held_of(slow.id, 2, 1, 128);
+        assert_eq!(room(&held), Room::Warm { functions: vec![quick.id], messages: 5 });
+    }
+
+    #[test]
+    fn several_taps_share_the_room() {
+        let room = Room::Any { warm: Vec::new(), messages: 5 };
+        assert_eq!(room.part(2), Room::Any { warm: Vec::new(), messages: 3 });
+        assert_eq!(Room::None.part(2), Room::None);
+    }
+
+    #[test]
+    fn a_question_is_asked_again_when_there_is_less_room_than_it_asks_for() {
+        let any = |messages| Room::Any { warm: Vec::new(), messages };
+        assert!(any(4).is_other_than(&any(5)) && Room::None.is_other_than(&any(5)));
+        assert!(!any(6).is_other_than(&any(5)));
     }
 
     #[test]
     fn above_the_high_water_mark_only_containers_that_exist_get_work() {
         let function = containers_of(2, 5, 0);
         let report = report(1000, 150, vec![function]);
-        let Room::Warm { functions, messages } = Room::of(&report, Held::default(), SHARES) else {
-            panic!("not warm")
-        };
-        assert_eq!((functions, messages), (vec![function.id], 28));
+        let Room::Warm { functions, messages } = room(&report, &Held::default()) else { panic!("not warm") };
+        assert_eq!((functions, messages), (vec![function.id], 14));
     }
 
     #[test]
     fn queued_work_with_its_whole_share_leaves_idle_containers_to_callers() {
         let (idle, busy) = (containers_of(1, 0, 0), containers_of(0, 8, 0));
         let report = report(900, 100, vec![idle, busy]);
-        let Room::Warm { functions, .. } = Room::of(&report, held(8, 0, 800), SHARES) else {
-            panic!("not warm")
-        };
+        let Room::Warm { functions, .. } = room(&report, &held(8, 0, 800)) else { panic!("not warm") };
         assert_eq!(functions, [busy.id]);
     }
 
     #[test]
     fn a_node_that_drains_takes_nothing() {
         let report = NodeReport { draining: true, ..report(0, 0, Vec::new()) };
-        assert_eq!(Room::of(&report, Held::default(), SHARES), Room::None);
+        assert_eq!(room(&report, &Held::default()), Room::None);
     }
 
     proptest! {
@@ -208,7 +294,7 @@ mod tests {
         ) {
             let functions = functions.into_iter().map(|(idle, busy)| containers_of(idle, busy, 0)).collect();
             let held = held(messages, waiting.min(messages), memory);
-            let taken = match Room::of(&report(committed, idle_mib, functions), held, SHARES) {
+            let taken = match room(&report(committed, idle_mib, functions), &held) {
                 Room::None => 0,
                 Room::Warm { messages, functions } => {
                     prop_assert!(messages > 0 && !functions.is_empty());

@@ -1,13 +1,17 @@
 //! The messages that a node has: which, since when from whom, and how they ended. Pure bookkeeping, no I/O.
 //!
 //! A message is held until its end is told to whoever gave it, so that its lease is renewed for as long. It goes back
-//! to its own source while that is tapped, else to any: balancers that share one queue are all right for it.
+//! to its own source while that is tapped, else to any: balancers that share one queue are all right for it. One that
+//! has a queue of its own says that the lease is lost; such an end is kept until its own source is back, or until
+//! nobody can have use for it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use kiln_shared::ids::CallId;
-use kiln_shared::queue::{Finished, Receipt};
+use kiln_shared::ids::{CallId, FunctionId};
+use kiln_shared::queue::{Finished, KeptAnswer, Outcome, Receipt, Reserved, Retry, Settled};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::budget;
@@ -15,28 +19,58 @@ use super::budget;
 /// Names a source of work.
 pub(super) type SourceName = Arc<str>;
 
+/// How a message's run ended.
+#[derive(Debug, Clone)]
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) answer: Option<KeptAnswer>,
+}
+
 #[derive(Debug)]
 struct Message {
     receipt: Receipt,
+    function_id: FunctionId,
+    attempt: u32,
+    attempts_max: u32,
     source: SourceName,
+    /// Other sources, which do not know the message.
+    strangers: Vec<SourceName>,
     memory_mib: u64,
     stage: Stage,
     give_up: CancellationToken,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Stage {
     Waiting,
     Running,
-    Finished,
+    Finished { end: End, at: Instant },
+}
+
+impl Message {
+    fn finished(&self) -> Option<Finished> {
+        let Stage::Finished { end: End { outcome, answer }, .. } = &self.stage else { return None };
+        let is_final = matches!(outcome, Outcome::Failed { retry: Retry::Never, .. });
+        Some(Finished {
+            receipt: self.receipt,
+            function_id: self.function_id,
+            attempt: self.attempt,
+            is_last: is_final || self.attempt >= self.attempts_max,
+            outcome: outcome.clone(),
+            answer: answer.clone(),
+        })
+    }
 }
 
 /// All that a node has.
 #[derive(Debug, Default)]
 pub(super) struct HeldMessages {
     messages: HashMap<CallId, Message>,
-    finished: VecDeque<Finished>,
+    /// Those whose end is to be told, in the order in which they ended.
+    to_tell: VecDeque<CallId>,
     tapped: HashMap<SourceName, usize>,
+    /// Questions for work that are under way.
+    asking: usize,
 }
 
 impl HeldMessages {
@@ -45,27 +79,43 @@ impl HeldMessages {
         let mut sum = budget::Held { messages: self.messages.len(), ..budget::Held::default() };
         for message in self.messages.values() {
             match message.stage {
-                Stage::Waiting => sum.waiting += 1,
-                Stage::Running => sum.memory_mib += message.memory_mib,
-                Stage::Finished => {}
+                Stage::Waiting => *sum.waiting.entry(message.function_id).or_default() += 1,
+                Stage::Running => {
+                    sum.running += 1;
+                    sum.memory_mib += message.memory_mib;
+                }
+                Stage::Finished { .. } => {}
             }
         }
         sum
     }
 
-    /// Takes a message in. Returns false, and changes nothing, if it is here under another lease: its run goes on, and
-    /// whoever has the older lease learns that it is lost.
+    /// Takes a message in. Returns false if it is here already under an older lease, which has ended: its run goes on
+    /// under the new one.
     pub(super) fn take(
         &mut self,
-        receipt: Receipt,
+        message: &Reserved,
         source: SourceName,
         memory_mib: u64,
         give_up: CancellationToken,
     ) -> bool {
-        if self.messages.contains_key(&receipt.id) {
+        let Reserved { receipt, function_id, attempt, retry, .. } = *message;
+        if let Some(held) = self.messages.get_mut(&receipt.id) {
+            (held.receipt, held.attempt, held.source) = (receipt, attempt, source);
+            held.strangers.clear();
             return false;
         }
-        let message = Message { receipt, source, memory_mib, stage: Stage::Waiting, give_up };
+        let message = Message {
+            receipt,
+            function_id,
+            attempt,
+            attempts_max: retry.attempts_max,
+            source,
+            strangers: Vec::new(),
+            memory_mib,
+            stage: Stage::Waiting,
+            give_up,
+        };
         self.messages.insert(receipt.id, message);
         true
     }
@@ -78,10 +128,10 @@ impl HeldMessages {
     }
 
     /// A message has ended; that is to be told.
-    pub(super) fn finished(&mut self, finished: Finished) {
-        if let Some(message) = self.messages.get_mut(&finished.receipt.id) {
-            message.stage = Stage::Finished;
-            self.finished.push_back(finished);
+    pub(super) fn finished(&mut self, id: CallId, end: End, now: Instant) {
+        if let Some(message) = self.messages.get_mut(&id) {
+            message.stage = Stage::Finished { end, at: now };
+            self.to_tell.push_back(id);
         }
     }
 
@@ -100,9 +150,25 @@ impl HeldMessages {
         }
     }
 
+    /// How many sources are tapped.
+    pub(super) fn tapped(&self) -> usize {
+        self.tapped.len()
+    }
+
+    /// A question for work is asked, until [`Self::answered`].
+    pub(super) fn asking(&mut self) {
+        self.asking += 1;
+    }
+
+    /// What it was answered is taken in, or it is given up.
+    pub(super) fn answered(&mut self) {
+        self.asking -= 1;
+    }
+
     fn is_for(&self, id: CallId, source: &SourceName) -> bool {
         let Some(message) = self.messages.get(&id) else { return false };
-        message.source == *source || !self.tapped.contains_key(&message.source)
+        message.source == *source
+            || !self.tapped.contains_key(&message.source) && !message.strangers.contains(source)
     }
 
     /// Leases that this source is to renew.
@@ -111,43 +177,75 @@ impl HeldMessages {
         receipts.filter(|receipt| self.is_for(receipt.id, source)).collect()
     }
 
-    /// The lease of a message is lost: if it has not begun, it never does.
-    pub(super) fn lost(&mut self, receipt: Receipt) {
-        if let Some(message) = self.messages.get(&receipt.id)
-            && message.receipt == receipt
-        {
+    /// A source says that the lease of a message is lost. If that is its own, and it has not begun, it never does.
+    pub(super) fn lost(&mut self, receipt: Receipt, source: &SourceName) {
+        let Some(message) = self.messages.get_mut(&receipt.id) else { return };
+        if message.receipt != receipt {
+            return;
+        }
+        if message.source == *source {
             message.give_up.cancel();
+        } else {
+            message.strangers.push(Arc::clone(source));
         }
     }
 
     /// Ends that are to be told to this source, at most `most`. They are the caller's until [`Self::told`] or
     /// [`Self::untold`].
     pub(super) fn next_to_tell(&mut self, source: &SourceName, most: usize) -> Vec<Finished> {
-        let mut told = Vec::new();
-        let mut kept = VecDeque::with_capacity(self.finished.len());
-        while let Some(finished) = self.finished.pop_front() {
-            if told.len() < most && self.is_for(finished.receipt.id, source) {
-                told.push(finished);
-            } else {
-                kept.push_back(finished);
+        let mut next = Vec::new();
+        let mut kept = VecDeque::with_capacity(self.to_tell.len());
+        while let Some(id) = self.to_tell.pop_front() {
+            let is_next = next.len() < most && self.is_for(id, source);
+            match self.messages.get(&id).filter(|_| is_next).and_then(Message::finished) {
+                Some(finished) => next.push(finished),
+                None => kept.push_back(id),
             }
         }
-        self.finished = kept;
-        told
+        self.to_tell = kept;
+        next
     }
 
-    /// The end of these messages is known where they came from.
-    pub(super) fn told(&mut self, receipts: impl IntoIterator<Item = Receipt>) {
-        for receipt in receipts {
-            self.messages.remove(&receipt.id);
+    /// What a source says to these ends. They are forgotten, but for those that the source cannot know: they came again
+    /// under another lease meanwhile, or from another source.
+    pub(super) fn told(&mut self, source: &SourceName, told: &[Finished], settled: &[Settled]) {
+        for (finished, settled) in told.iter().zip(settled) {
+            let id = finished.receipt.id;
+            let Some(message) = self.messages.get_mut(&id) else { continue };
+            let is_older = message.receipt != finished.receipt;
+            let is_stranger = *settled == Settled::Lost && message.source != *source;
+            if is_older || is_stranger {
+                if is_stranger {
+                    message.strangers.push(Arc::clone(source));
+                }
+                self.to_tell.push_back(id);
+            } else {
+                self.messages.remove(&id);
+            }
         }
     }
 
-    /// It could not be told.
-    pub(super) fn untold(&mut self, finished: Vec<Finished>) {
-        for finished in finished.into_iter().rev() {
-            self.finished.push_front(finished);
+    /// They could not be told.
+    pub(super) fn untold(&mut self, finished: &[Finished]) {
+        for finished in finished.iter().rev() {
+            self.to_tell.push_front(finished.receipt.id);
         }
+    }
+
+    /// Forgets ends that no tapped source knows, so long after their messages ended: their leases have ended, too.
+    pub(super) fn forget_strange(&mut self, now: Instant, after: Duration) {
+        let Self { messages, to_tell, tapped, .. } = self;
+        to_tell.retain(|id| {
+            let is_over = messages.get(id).is_none_or(|message| {
+                let is_old =
+                    matches!(message.stage, Stage::Finished { at, .. } if now.duration_since(at) >= after);
+                is_old && !message.strangers.is_empty() && !tapped.contains_key(&message.source)
+            });
+            if is_over {
+                messages.remove(id);
+            }
+            !is_over
+        });
     }
 
     /// No message that waits for a container is to begin.
@@ -157,81 +255,179 @@ impl HeldMessages {
         }
     }
 
-    /// True if nothing is held.
+    /// True if nothing is held, and nothing is on its way here.
     pub(super) fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.messages.is_empty() && self.asking == 0
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use kiln_shared::ids::FunctionId;
-    use kiln_shared::queue::Outcome;
+    use bytes::Bytes;
+    use jiff::Timestamp;
+    use kiln_shared::ids::AppId;
+    use kiln_shared::queue::{NewMessage, RetryPolicy};
 
     use super::*;
 
-    fn receipt() -> Receipt {
-        Receipt { id: CallId::generate(), lease: 1 }
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn message(attempt: u32) -> Reserved {
+        let new = NewMessage::new(CallId::generate(), FunctionId::generate(), AppId::generate(), "");
+        Reserved {
+            receipt: Receipt { id: new.id, lease: 1 },
+            function_id: new.function_id,
+            app_id: new.app_id,
+            priority: new.priority,
+            attempt,
+            retry: new.retry,
+            created_at: Timestamp::UNIX_EPOCH,
+            envelope: new.envelope,
+            payload: Bytes::new(),
+        }
     }
 
-    fn end(receipt: Receipt) -> Finished {
-        Finished {
-            receipt,
-            function_id: FunctionId::generate(),
-            attempt: 1,
-            is_last: false,
-            outcome: Outcome::Done,
-            answer: None,
-        }
+    /// The same message, given out once more.
+    fn again(message: &Reserved) -> Reserved {
+        let receipt = Receipt { lease: message.receipt.lease + 1, ..message.receipt };
+        Reserved { receipt, attempt: message.attempt + 1, ..message.clone() }
+    }
+
+    fn done() -> End {
+        End { outcome: Outcome::Done, answer: None }
     }
 
     fn source(name: &str) -> SourceName {
         Arc::from(name)
     }
 
+    fn tapped(sources: &[&SourceName]) -> HeldMessages {
+        let mut held = HeldMessages::default();
+        for source in sources {
+            held.tap(source);
+        }
+        held
+    }
+
+    fn take(held: &mut HeldMessages, message: &Reserved, source: &SourceName) -> CancellationToken {
+        let give_up = CancellationToken::new();
+        assert!(held.take(message, Arc::clone(source), 100, give_up.clone()));
+        give_up
+    }
+
+    fn receipts(finished: &[Finished]) -> Vec<Receipt> {
+        finished.iter().map(|finished| finished.receipt).collect()
+    }
+
     #[test]
     fn a_message_is_held_until_its_end_is_told() {
-        let (a, one) = (source("a"), receipt());
-        let mut held = HeldMessages::default();
-        held.tap(&a);
-        assert!(held.take(one, Arc::clone(&a), 100, CancellationToken::new()));
-        assert!(!held.take(one, Arc::clone(&a), 100, CancellationToken::new()));
-        assert_eq!(held.sum(), budget::Held { messages: 1, waiting: 1, memory_mib: 0 });
-        held.begun(one.id);
-        assert_eq!(held.sum(), budget::Held { messages: 1, waiting: 0, memory_mib: 100 });
-        held.finished(end(one));
-        assert_eq!(held.to_renew(&a), [one]);
+        let (a, one, now) = (source("a"), message(1), Instant::now());
+        let mut held = tapped(&[&a]);
+        take(&mut held, &one, &a);
+        assert_eq!(held.sum().waiting, HashMap::from([(one.function_id, 1)]));
+        held.begun(one.receipt.id);
+        let sum = held.sum();
+        assert_eq!((sum.messages, sum.running, sum.memory_mib), (1, 1, 100));
+        assert!(sum.waiting.is_empty());
+        held.finished(one.receipt.id, done(), now);
+        assert_eq!(held.to_renew(&a), [one.receipt]);
         let telling = held.next_to_tell(&a, 9);
         assert!(held.next_to_tell(&a, 9).is_empty(), "one teller at a time");
-        held.untold(telling);
-        assert_eq!(held.next_to_tell(&a, 9)[0].receipt, one);
-        held.told([one]);
+        held.untold(&telling);
+        let telling = held.next_to_tell(&a, 9);
+        assert_eq!(receipts(&telling), [one.receipt]);
+        held.told(&a, &telling, &[Settled::Done]);
         assert!(held.is_empty());
     }
 
     #[test]
     fn the_end_of_a_message_goes_to_its_own_source_while_that_is_tapped() {
-        let (a, b, one) = (source("a"), source("b"), receipt());
-        let mut held = HeldMessages::default();
-        held.tap(&a);
-        held.tap(&b);
-        held.take(one, Arc::clone(&a), 0, CancellationToken::new());
-        held.finished(end(one));
+        let (a, b, one) = (source("a"), source("b"), message(1));
+        let mut held = tapped(&[&a, &b]);
+        take(&mut held, &one, &a);
+        held.finished(one.receipt.id, done(), Instant::now());
         assert!(held.next_to_tell(&b, 9).is_empty());
         assert!(held.to_renew(&b).is_empty());
         held.untap(&a);
-        assert_eq!(held.to_renew(&b), [one]);
+        assert_eq!(held.to_renew(&b), [one.receipt]);
         assert_eq!(held.next_to_tell(&b, 9).len(), 1);
     }
 
     #[test]
+    fn a_source_that_does_not_know_a_message_leaves_its_end_to_the_one_that_does() {
+        let (a, b, one, now) = (source("a"), source("b"), message(1), Instant::now());
+        let mut held = tapped(&[&b]);
+        let give_up = take(&mut held, &one, &a);
+        held.lost(one.receipt, &b);
+        assert!(!give_up.is_cancelled() && held.to_renew(&b).is_empty());
+        held.finished(one.receipt.id, done(), now);
+        assert!(held.next_to_tell(&b, 9).is_empty());
+        held.forget_strange(now, LONG);
+        held.tap(&a);
+        held.forget_strange(now + LONG, LONG);
+        assert_eq!(held.next_to_tell(&a, 9).len(), 1);
+    }
+
+    #[test]
+    fn an_end_that_nobody_knows_is_forgotten_at_last() {
+        let (a, b, one, now) = (source("a"), source("b"), message(1), Instant::now());
+        let mut held = tapped(&[&b]);
+        take(&mut held, &one, &a);
+        held.finished(one.receipt.id, done(), now);
+        let telling = held.next_to_tell(&b, 9);
+        held.told(&b, &telling, &[Settled::Lost]);
+        held.forget_strange(now + LONG / 2, LONG);
+        assert!(!held.is_empty() && held.next_to_tell(&b, 9).is_empty());
+        held.forget_strange(now + LONG, LONG);
+        assert!(held.is_empty());
+    }
+
+    #[test]
+    fn a_message_that_comes_again_while_it_runs_ends_under_its_new_lease() {
+        let (a, b) = (source("a"), source("b"));
+        let one = message(RetryPolicy::default().attempts_max - 1);
+        let mut held = tapped(&[&a, &b]);
+        take(&mut held, &one, &a);
+        held.begun(one.receipt.id);
+        let other = again(&one);
+        assert!(!held.take(&other, Arc::clone(&b), 100, CancellationToken::new()));
+        assert_eq!((held.to_renew(&a), held.to_renew(&b)), (Vec::new(), vec![other.receipt]));
+        let failed = Outcome::Failed { error: "no".to_owned(), retry: Retry::ByPolicy };
+        held.finished(one.receipt.id, End { outcome: failed, answer: None }, Instant::now());
+        let told = held.next_to_tell(&b, 9).remove(0);
+        assert_eq!((told.receipt, told.attempt, told.is_last), (other.receipt, other.attempt, true));
+    }
+
+    #[test]
+    fn a_message_that_comes_again_while_its_end_is_told_is_told_again() {
+        let (a, one) = (source("a"), message(1));
+        let mut held = tapped(&[&a]);
+        take(&mut held, &one, &a);
+        held.finished(one.receipt.id, done(), Instant::now());
+        let telling = held.next_to_tell(&a, 9);
+        let other = again(&one);
+        assert!(!held.take(&other, Arc::clone(&a), 100, CancellationToken::new()));
+        held.told(&a, &telling, &[Settled::Lost]);
+        assert_eq!(receipts(&held.next_to_tell(&a, 9)), [other.receipt]);
+    }
+
+    #[test]
     fn a_lost_lease_gives_up_what_has_not_begun_unless_it_is_another_lease() {
-        let (a, one, give_up) = (source("a"), receipt(), CancellationToken::new());
-        let mut held = HeldMessages::default();
-        held.take(one, a, 0, give_up.clone());
-        held.lost(Receipt { lease: 7, ..one });
+        let (a, one) = (source("a"), message(1));
+        let mut held = tapped(&[&a]);
+        let give_up = take(&mut held, &one, &a);
+        held.lost(Receipt { lease: 7, ..one.receipt }, &a);
         assert!(!give_up.is_cancelled());
-        held.lost(one);
+        held.lost(one.receipt, &a);
         assert!(give_up.is_cancelled());
+    }
+
+    #[test]
+    fn what_is_on_its_way_here_is_waited_for() {
+        let mut held = HeldMessages::default();
+        held.asking();
+        assert!(!held.is_empty());
+        held.answered();
+        assert!(held.is_empty());
     }
 }

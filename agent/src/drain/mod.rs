@@ -1,27 +1,33 @@
 //! Draining: the node takes queued calls when it has room, runs them, and tells how they ended.
 //!
 //! One [`Drain`] for the node, and one tap for each source of work: the queue of this process, or every linked
-//! balancer. [`budget`] decides how much is taken, [`held`] keeps what the node has, [`run`] runs one message.
+//! balancer. [`budget`] decides how much is taken, by the [`pace`] of functions; [`held`] keeps what the node has,
+//! [`run`] runs one message.
 //!
 //! Invariant: a message that the node has is in `held` from when it is taken until its end is told, and its lease is
 //! renewed for as long by some tap, if there is any.
 
 mod budget;
 mod held;
+mod pace;
 mod run;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kiln_shared::queue::{Finished, Held, Outcome, QueueError, Reserve, Work, WorkSource};
+use kiln_shared::ids::{CallId, FunctionId};
+use kiln_shared::queue::{
+    FUNCTIONS_MAX, Finished, Held, Outcome, QueueError, Reserve, Retry, Settled, Work, WorkSource,
+};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::budget::Room;
 pub use self::budget::Shares;
-use self::held::{HeldMessages, SourceName};
+use self::held::{End, HeldMessages, SourceName};
+use self::pace::Paces;
 use crate::Agent;
 
 /// Longest wait for work in one question.
@@ -61,6 +67,7 @@ struct Shared {
     worker: String,
     config: DrainConfig,
     held: Mutex<HeldMessages>,
+    paces: Mutex<Paces>,
     /// Something in `held` has changed that the taps must look at.
     changed: Notify,
     /// An end is to be told.
@@ -78,6 +85,7 @@ impl Drain {
             worker: worker.into(),
             config,
             held: Mutex::default(),
+            paces: Mutex::default(),
             changed: Notify::new(),
             ended: Notify::new(),
             tasks: TaskTracker::new(),
@@ -107,6 +115,7 @@ impl Drain {
         self.shared.tasks.wait().await;
         loop {
             let changed = self.shared.changed.notified();
+            // What was taken after the tasks were waited for ends soon: it is given up before it begins.
             if self.shared.held().is_empty() {
                 return;
             }
@@ -134,25 +143,28 @@ impl Drain {
                 }
                 continue;
             };
+            let asking = Asking::new(&self.shared);
             let enough = CancellationToken::new();
             let mut taken = source.take(reserve, TAKE_WAIT, enough.clone());
             let taken = loop {
+                let changed = self.shared.changed.notified();
+                let now = self.shared.room(&reports.borrow_and_update());
+                if now.is_other_than(&room) {
+                    enough.cancel();
+                }
                 // What is taken must not be dropped, so the wait is ended from within.
                 tokio::select! {
                     taken = &mut taken => break taken,
                     () = self.shared.stop.cancelled(), if !enough.is_cancelled() => enough.cancel(),
-                    Ok(()) = reports.changed(), if !enough.is_cancelled() => {
-                        let now = self.shared.room(&reports.borrow_and_update());
-                        if is_other(&room, &now) {
-                            enough.cancel();
-                        }
-                    }
+                    () = changed, if !enough.is_cancelled() => {}
+                    Ok(()) = reports.changed(), if !enough.is_cancelled() => {}
                 }
             };
             match taken {
                 Ok(work) => work.into_iter().for_each(|work| self.start(name, work)),
                 Err(error) => {
                     trouble(name, "cannot take work from the queue", &error);
+                    drop(asking);
                     self.shared.stop.run_until_cancelled(sleep(TROUBLE_PAUSE)).await;
                 }
             }
@@ -160,28 +172,28 @@ impl Drain {
     }
 
     fn start(&self, name: &SourceName, work: Work) {
-        let (receipt, give_up) = (work.message.receipt, CancellationToken::new());
+        let (id, function) = (work.message.receipt.id, work.message.function_id);
+        let give_up = CancellationToken::new();
         let memory_mib = work.function.spec.memory_mib;
-        if !self.shared.held().take(receipt, Arc::clone(name), memory_mib, give_up.clone()) {
-            // It runs here under an older lease; this one ends by itself, and by then the run has, too, or is lost.
-            tracing::debug!(call = %receipt.id, "a message came again while it runs here");
+        if !self.shared.held().take(&work.message, Arc::clone(name), memory_mib, give_up.clone()) {
+            metrics::counter!("kiln_queued_calls_adopted_total").increment(1);
+            tracing::debug!(call = %id, "a call came again while it runs here; its run goes on under the new lease");
             return;
         }
         let shared = Arc::clone(&self.shared);
         if shared.stop.is_cancelled() {
             give_up.cancel();
         }
+        let run = Run::new(&shared, id, function);
         self.shared.tasks.spawn(async move {
-            let begun = {
-                let shared = Arc::clone(&shared);
-                move || {
-                    shared.held().begun(receipt.id);
-                    shared.changed.notify_waiters();
-                }
+            let mut since = None;
+            let begun = || {
+                since = Some(Instant::now());
+                shared.held().begun(id);
+                shared.changed.notify_waiters();
             };
-            let finished = run::run(&shared.agent, work, &give_up, begun).await;
-            shared.held().finished(finished);
-            shared.ended.notify_waiters();
+            let end = run::run(&shared.agent, work, &give_up, begun).await;
+            run.ended(end, since.map(|since| since.elapsed()));
         });
     }
 
@@ -202,10 +214,11 @@ impl Drain {
                     // What an untapped source has left behind, and the end of it all.
                     () = sleep(TROUBLE_PAUSE) => {}
                 }
+                self.shared.held().forget_strange(Instant::now(), self.shared.config.lease);
                 continue;
             }
             match source.finish(telling.finished.clone()).await {
-                Ok(_) => telling.told(),
+                Ok(settled) => telling.told(name, &settled),
                 Err(error) if error.is_temporary() => {
                     trouble(name, "cannot tell the queue how work ended; trying again", &error);
                     drop(telling);
@@ -213,7 +226,7 @@ impl Drain {
                 }
                 Err(error) => {
                     trouble(name, "the queue does not take how work ended", &error);
-                    telling.told();
+                    telling.refused(name);
                 }
             }
         }
@@ -221,23 +234,28 @@ impl Drain {
 
     async fn renew(&self, name: &SourceName, source: &dyn WorkSource) {
         let lease = self.shared.config.lease;
-        let mut next = Instant::now();
         loop {
-            next = (next + lease / 3).max(Instant::now());
-            sleep_until(next).await;
+            // At once when the tap opens: nobody may have renewed for a while.
+            let mut pause = lease / 3;
             let receipts = self.shared.held().to_renew(name);
-            if receipts.is_empty() {
-                continue;
-            }
-            match source.renew(receipts.clone(), lease).await {
-                Ok(held) => {
-                    let lost = receipts.into_iter().zip(held).filter(|(_, held)| *held == Held::Lost);
-                    for (receipt, _) in lost {
-                        self.shared.held().lost(receipt);
+            if !receipts.is_empty() {
+                // An answer that comes later than this is none: another try must still be in time.
+                let renewed = timeout(lease / 3, source.renew(receipts.clone(), lease)).await;
+                let silent = |_elapsed| QueueError::Unavailable("it did not answer in time".to_owned());
+                match renewed.unwrap_or_else(|elapsed| Err(silent(elapsed))) {
+                    Ok(held) => {
+                        let lost = receipts.into_iter().zip(held).filter(|(_, held)| *held == Held::Lost);
+                        for (receipt, _) in lost {
+                            self.shared.held().lost(receipt, name);
+                        }
+                    }
+                    Err(error) => {
+                        trouble(name, "cannot renew leases; trying again", &error);
+                        pause = pause.min(TROUBLE_PAUSE);
                     }
                 }
-                Err(error) => trouble(name, "cannot renew leases; trying again", &error),
             }
+            sleep(pause).await;
         }
     }
 }
@@ -248,29 +266,30 @@ impl Shared {
     }
 
     fn room(&self, report: &kiln_shared::report::NodeReport) -> Room {
-        Room::of(report, self.held().sum(), self.config.shares)
+        let (held, taps) = {
+            let held = self.held();
+            (held.sum(), held.tapped())
+        };
+        // All taps ask at the same time.
+        Room::of(report, &held, &self.paces(), self.config.shares).part(taps)
+    }
+
+    fn paces(&self) -> MutexGuard<'_, Paces> {
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ask_for(&self, room: &Room) -> Option<Reserve> {
         use kiln_shared::queue::Functions;
+        let named = |functions: &[FunctionId]| functions[..functions.len().min(FUNCTIONS_MAX)].to_vec();
         let (preferred, functions, messages) = match room {
             Room::None => return None,
             Room::Warm { functions, messages } => {
-                (functions.clone(), Functions::Only(functions.clone()), *messages)
+                (named(functions), Functions::Only(named(functions)), *messages)
             }
-            Room::Any { warm, messages } => (warm.clone(), Functions::All, *messages),
+            Room::Any { warm, messages } => (named(warm), Functions::All, *messages),
         };
         let asked = Reserve::new(self.worker.clone(), messages, self.config.lease);
         Some(Reserve { preferred, functions, ..asked })
-    }
-}
-
-/// True if a question that was asked with `asked` room should be asked again.
-fn is_other(asked: &Room, now: &Room) -> bool {
-    match (asked, now) {
-        (Room::Any { .. }, Room::Any { .. }) => false,
-        (Room::Warm { functions: asked, .. }, Room::Warm { functions: now, .. }) => asked != now,
-        _ => true,
     }
 }
 
@@ -294,6 +313,56 @@ impl Drop for Tapped<'_> {
     }
 }
 
+/// A question for work that is under way: what it brings must be waited for.
+struct Asking<'a>(&'a Shared);
+
+impl<'a> Asking<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.held().asking();
+        Self(shared)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.held().answered();
+        self.0.changed.notify_waiters();
+        self.0.ended.notify_waiters();
+    }
+}
+
+/// The run of a message, which ends somehow even if it panics.
+struct Run {
+    shared: Arc<Shared>,
+    id: CallId,
+    function: FunctionId,
+    end: End,
+    /// How long it had its container.
+    took: Option<Duration>,
+}
+
+impl Run {
+    fn new(shared: &Arc<Shared>, id: CallId, function: FunctionId) -> Self {
+        let error = "the agent failed while it ran this call".to_owned();
+        let end = End { outcome: Outcome::Failed { error, retry: Retry::ByPolicy }, answer: None };
+        Self { shared: Arc::clone(shared), id, function, end, took: None }
+    }
+
+    fn ended(mut self, end: End, took: Option<Duration>) {
+        (self.end, self.took) = (end, took);
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Some(took) = self.took {
+            self.shared.paces().ran(self.function, took);
+        }
+        self.shared.held().finished(self.id, self.end.clone(), Instant::now());
+        self.shared.ended.notify_waiters();
+    }
+}
+
 /// Ends that are being told. Dropped before they are told, another try tells them.
 struct Telling<'a> {
     shared: &'a Shared,
@@ -305,7 +374,7 @@ impl<'a> Telling<'a> {
         Self { shared, finished }
     }
 
-    fn told(mut self) {
+    fn told(mut self, source: &SourceName, settled: &[Settled]) {
         let told = std::mem::take(&mut self.finished);
         for finished in &told {
             let outcome = match finished.outcome {
@@ -315,15 +384,21 @@ impl<'a> Telling<'a> {
             };
             metrics::counter!("kiln_queued_calls_total", "outcome" => outcome).increment(1);
         }
-        self.shared.held().told(told.iter().map(|finished| finished.receipt));
+        self.shared.held().told(source, &told, settled);
         self.shared.changed.notify_waiters();
+    }
+
+    /// The source will never take them: they come back to it when their leases end.
+    fn refused(self, source: &SourceName) {
+        let lost = vec![Settled::Lost; self.finished.len()];
+        self.told(source, &lost);
     }
 }
 
 impl Drop for Telling<'_> {
     fn drop(&mut self) {
         if !self.finished.is_empty() {
-            self.shared.held().untold(std::mem::take(&mut self.finished));
+            self.shared.held().untold(&self.finished);
         }
     }
 }

@@ -3,9 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::{CallError, CallResponse, Failure, FailureKind};
-use kiln_shared::queue::{ANSWER_BYTES_MAX, Finished, KeptAnswer, Outcome, Retry, StoredCall, Work};
+use kiln_shared::queue::{ANSWER_BYTES_MAX, KeptAnswer, Outcome, Retry, StoredCall, Work};
 use tokio_util::sync::CancellationToken;
 
+use super::held::End;
 use crate::Agent;
 
 /// Runs a message. `give_up` ends its wait for a container, not its run; `begun` is called when it has one.
@@ -14,18 +15,13 @@ pub(super) async fn run(
     work: Work,
     give_up: &CancellationToken,
     begun: impl FnOnce() + Send,
-) -> Finished {
-    let (receipt, function_id) = (work.message.receipt, work.message.function_id);
-    let attempt_number = work.message.attempt;
-    let attempts_max = work.message.retry.attempts_max;
+) -> End {
     let keeps_answer = work.function.spec.detached.on_success.is_some();
     let (outcome, answer) = match attempt(agent, work, give_up, begun).await {
         Ok(response) => ended(response, keeps_answer).await,
         Err(outcome) => (outcome, None),
     };
-    let is_last =
-        attempt_number >= attempts_max || matches!(outcome, Outcome::Failed { retry: Retry::Never, .. });
-    Finished { receipt, function_id, attempt: attempt_number, is_last, outcome, answer }
+    End { outcome, answer }
 }
 
 async fn attempt(

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::ledger::{Demand, Ledger};
-use self::queue::{Offer, Place, SlotQueue};
+use self::queue::{Class, Offer, Place, SlotQueue};
 use crate::container::{Container, Driver};
 use crate::logs::CallLog;
 
@@ -44,7 +44,7 @@ pub struct SlotsConfig {
     pub cpu_total_millis: u32,
     /// Most containers that are being started at the same time.
     pub starts_max: usize,
-    /// Most callers that wait for one function.
+    /// Most calls that wait for one function.
     pub waiting_calls_max: usize,
     /// Longest wait for a slot; then the call is refused.
     pub wait_timeout: Duration,
@@ -158,7 +158,7 @@ pub(crate) enum NoSlot {
     Failed(Failure),
 }
 
-/// A caller who waits for a slot.
+/// A call that waits for a slot.
 struct Waiter {
     sender: oneshot::Sender<Result<Lease, Failure>>,
     /// What its container alone must have (the format `default`).
@@ -256,7 +256,7 @@ impl Pool {
             }
             Offer::Surrendered(slot) => {
                 drop(slot);
-                if self.queue().waiting() > 0 {
+                if self.queue().wanted() > 0 {
                     self.want(true);
                 }
             }
@@ -264,12 +264,12 @@ impl Pool {
     }
 
     fn lose(self: &Arc<Self>) {
-        let waiting = {
+        let wanted = {
             let mut queue = self.queue();
             queue.lost(Instant::now());
-            queue.waiting()
+            queue.wanted()
         };
-        if waiting > 0 {
+        if wanted > 0 {
             self.want(true);
         }
     }
@@ -434,7 +434,7 @@ impl Slots {
     }
 
     /// A container for one call of `function`: an idle one, or the next that comes free or is started. For the
-    /// format `default` it is one that is started with `environment` for this call alone.
+    /// format `default` it is one that is started with `environment` for this call alone. Queued calls wait behind callers.
     ///
     /// # Errors
     /// A refusal when too many wait already, the wait takes too long or the agent stops; 400 if the node is too small, or
@@ -443,6 +443,7 @@ impl Slots {
         &self,
         function: &Arc<Function>,
         environment: Option<CallEnvironment>,
+        class: Class,
     ) -> Result<Lease, NoSlot> {
         let pool = self.pool(function);
         if !Ledger::new(self.total()).could_ever_fit(pool.demand) {
@@ -457,13 +458,13 @@ impl Slots {
                     Some(slot) => {
                         Err(Lease { slot: Some(slot), pool: Arc::clone(&pool), since: now, touched: false })
                     }
-                    None if queue.waiting() >= self.shared.config.waiting_calls_max => {
+                    None if queue.wanted() >= self.shared.config.waiting_calls_max => {
                         return Err(NoSlot::Refused(Refusal::Busy));
                     }
                     None => {
                         let (sender, waiting) = oneshot::channel();
                         let waiter = Waiter { sender, environment: environment.clone() };
-                        queue.wait(waiter, Place(thread_tag()), now);
+                        queue.wait(waiter, class, Place(thread_tag()), now);
                         let urgent = pool.serves_once()
                             || queue.starts_needed(now, self.shared.config.unknown_max()) > 0;
                         Ok((waiting, urgent))

@@ -1,10 +1,12 @@
-//! Slots of one (function, revision): idle containers, newest first, and callers waiting, oldest first.
+//! Slots of one (function, revision): idle containers, newest first, and who waits, oldest first.
+//!
+//! Callers wait in front of queued calls, which nobody waits for: one of those gets a slot only while no caller waits.
 //!
 //! A freed slot may pass over some who wait for one who waits on its own thread: its connection stays with that
 //! thread's runtime, and no other thread has to be woken. Nobody is passed over for long.
 //!
 //! Owns who gets the next free slot and how many containers the load needs. Does no I/O, reads no clock
-//! (callers pass `now`), starts no container. Invariant: idle slots and waiting callers are never both present.
+//! (callers pass `now`), starts no container. Invariant: idle slots and waiters are never both present.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -24,6 +26,15 @@ const LOOKED_AT_MAX: usize = 16;
 /// Names a thread: where a caller waits, or where a slot came free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(pub u32);
+
+/// In which order waiters are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Somebody waits for the answer.
+    Caller,
+    /// The call came out of the queue of detached calls.
+    Queued,
+}
 
 #[derive(Debug)]
 struct Waiting<W> {
@@ -56,7 +67,8 @@ pub enum Offer<S> {
 #[derive(Debug)]
 pub struct SlotQueue<S, W> {
     idle: Vec<Idle<S>>,
-    waiters: VecDeque<Waiting<W>>,
+    callers: VecDeque<Waiting<W>>,
+    queued: VecDeque<Waiting<W>>,
     busy: usize,
     starting: usize,
     surrenders: usize,
@@ -75,7 +87,8 @@ impl<S, W> SlotQueue<S, W> {
     pub fn new(now: Instant) -> Self {
         Self {
             idle: Vec::new(),
-            waiters: VecDeque::new(),
+            callers: VecDeque::new(),
+            queued: VecDeque::new(),
             busy: 0,
             starting: 0,
             surrenders: 0,
@@ -94,10 +107,14 @@ impl<S, W> SlotQueue<S, W> {
         Some(idle.slot)
     }
 
-    /// Lets a caller wait, behind all others.
-    pub fn wait(&mut self, waiter: W, place: Place, now: Instant) {
+    /// Lets somebody wait, behind all others of the class.
+    pub fn wait(&mut self, waiter: W, class: Class, place: Place, now: Instant) {
         debug_assert!(self.idle.is_empty(), "nobody waits while a slot is idle");
-        self.waiters.push_back(Waiting { waiter, place, since: now });
+        let line = match class {
+            Class::Caller => &mut self.callers,
+            Class::Queued => &mut self.queued,
+        };
+        line.push_back(Waiting { waiter, place, since: now });
     }
 
     /// Notes that a container is being started.
@@ -111,9 +128,14 @@ impl<S, W> SlotQueue<S, W> {
         self.take_waiter()
     }
 
-    /// Takes out the oldest waiter, for whom alone a container is being started.
+    /// Takes out the first waiter, for whom alone a container is being started.
     pub fn take_waiter(&mut self) -> Option<W> {
-        self.waiters.pop_front().map(|waiting| waiting.waiter)
+        self.line().pop_front().map(|waiting| waiting.waiter)
+    }
+
+    /// Those who are served next: callers, or queued calls while there are none.
+    fn line(&mut self) -> &mut VecDeque<Waiting<W>> {
+        if self.callers.is_empty() { &mut self.queued } else { &mut self.callers }
     }
 
     /// Notes that a start for one waiter alone has ended: its container is busy, or there is none.
@@ -127,7 +149,7 @@ impl<S, W> SlotQueue<S, W> {
 
     /// All waiters, for an error that concerns every one of them.
     pub fn take_waiters(&mut self) -> Vec<W> {
-        self.waiters.drain(..).map(|waiting| waiting.waiter).collect()
+        self.callers.drain(..).chain(self.queued.drain(..)).map(|waiting| waiting.waiter).collect()
     }
 
     /// Offers a slot whose container was just started.
@@ -184,14 +206,15 @@ impl<S, W> SlotQueue<S, W> {
         Offer::Kept
     }
 
-    /// Who gets a slot that came free at `place`: the oldest waiter of that place among the first few, else the oldest.
+    /// Who gets a slot that came free at `place`: the oldest waiter of that place among the first few, else the oldest,
+    /// and no queued call while a caller waits.
     fn next_waiter(&mut self, place: Option<Place>, now: Instant) -> Option<W> {
-        let oldest = self.waiters.front()?;
+        let line = self.line();
+        let oldest = line.front()?;
         let own = place.filter(|_| now.saturating_duration_since(oldest.since) < PASSED_OVER_MAX);
-        let index = own.and_then(|place| {
-            self.waiters.iter().take(LOOKED_AT_MAX).position(|waiting| waiting.place == place)
-        });
-        self.waiters.remove(index.unwrap_or(0)).map(|waiting| waiting.waiter)
+        let index =
+            own.and_then(|place| line.iter().take(LOOKED_AT_MAX).position(|waiting| waiting.place == place));
+        line.remove(index.unwrap_or(0)).map(|waiting| waiting.waiter)
     }
 
     /// Notes that a busy slot is gone with its container.
@@ -225,16 +248,17 @@ impl<S, W> SlotQueue<S, W> {
 
     /// Forgets waiters who no longer wait.
     pub fn forget_waiters(&mut self, mut gone: impl FnMut(&W) -> bool) {
-        self.waiters.retain(|waiting| !gone(&waiting.waiter));
+        self.callers.retain(|waiting| !gone(&waiting.waiter));
+        self.queued.retain(|waiting| !gone(&waiting.waiter));
     }
 
     /// How many containers to start now, so that those who wait are served sooner than without.
     ///
-    /// A new container helps only callers who would wait longer than its start takes: with `n` containers that
+    /// A new container helps only those who would wait longer than its start takes: with `n` containers that
     /// hold a call for `s`, the last of `w` waiters is served after `w * s / n`. Never more than one start for
     /// each waiter. Until a function's pace is known, at most `unknown_max` containers.
     pub fn starts_needed(&self, now: Instant, unknown_max: usize) -> usize {
-        let waiting = self.waiters.len();
+        let waiting = self.wanted();
         let serving = self.busy + self.starting;
         let unserved = waiting.saturating_sub(self.starting);
         if unserved == 0 {
@@ -257,9 +281,9 @@ impl<S, W> SlotQueue<S, W> {
     }
 
     /// Whether a queue that lasts is worth one container more, or was not worth the last one. Call it every now and then
-    /// while callers wait and [`Self::starts_needed`] asks for none. Never asks for more than `containers_max`.
+    /// while anybody waits and [`Self::starts_needed`] asks for none. Never asks for more than `containers_max`.
     pub fn climb(&mut self, containers_max: usize, now: Instant) -> Step {
-        if self.waiters.is_empty() || self.starting > 0 || self.surrenders > 0 || self.busy == 0 {
+        if self.wanted() == 0 || self.starting > 0 || self.surrenders > 0 || self.busy == 0 {
             self.climb.interrupt();
             return Step::Stay;
         }
@@ -285,9 +309,14 @@ impl<S, W> SlotQueue<S, W> {
         self.starting
     }
 
-    /// Callers who wait.
+    /// Callers who wait; queued calls are not among them.
     pub fn waiting(&self) -> usize {
-        self.waiters.len()
+        self.callers.len()
+    }
+
+    /// Slots that are waited for: callers and queued calls.
+    pub fn wanted(&self) -> usize {
+        self.callers.len() + self.queued.len()
     }
 }
 
@@ -326,7 +355,7 @@ mod tests {
         let now = Instant::now();
         let mut queue = Queue::new(now);
         for waiter in [10, 11, 12] {
-            queue.wait(waiter, HERE, now);
+            queue.wait(waiter, Class::Caller, HERE, now);
         }
         queue.start_begun();
         let mut got = Vec::new();
@@ -348,7 +377,7 @@ mod tests {
         assert_eq!(queue.started(1, START_GUESS, now, never), Offer::Kept);
         assert_eq!(queue.take_idle(now), Some(1));
         for (waiter, place) in (10..).zip(places) {
-            queue.wait(waiter, *place, now);
+            queue.wait(waiter, Class::Caller, *place, now);
         }
         queue
     }
@@ -396,7 +425,7 @@ mod tests {
         assert_eq!(queue.take_idle(now), Some(1));
         assert_eq!(queue.freed(1, HERE, Duration::from_micros(50), now, never), Offer::Kept);
         assert_eq!(queue.take_idle(now), Some(1));
-        (0..31).for_each(|waiter| queue.wait(waiter, HERE, now));
+        (0..31).for_each(|waiter| queue.wait(waiter, Class::Caller, HERE, now));
         assert_eq!(queue.starts_needed(now, 2), 1_usize.saturating_sub(1));
     }
 
@@ -407,7 +436,7 @@ mod tests {
         queue.start_begun();
         assert_eq!(queue.started(1, START_GUESS, now, never), Offer::Kept);
         assert_eq!(queue.take_idle(now), Some(1));
-        (0..10).for_each(|waiter| queue.wait(waiter, HERE, now));
+        (0..10).for_each(|waiter| queue.wait(waiter, Class::Caller, HERE, now));
         assert_eq!(queue.starts_needed(now, 2), 1, "the pace is not known yet");
         let later = now + Duration::from_secs(1);
         queue.start_begun();
@@ -421,29 +450,68 @@ mod tests {
         queue.start_begun();
         assert_eq!(queue.started(1, START_GUESS, now, never), Offer::Kept);
         assert_eq!(queue.take_idle(now), Some(1));
-        queue.wait(10, HERE, now);
+        queue.wait(10, Class::Caller, HERE, now);
         queue.surrender_one();
         assert_eq!(queue.freed(1, HERE, START_GUESS, now, never), Offer::Surrendered(1));
         assert_eq!((queue.busy(), queue.waiting()), (0, 1));
         assert_eq!(queue.starts_needed(now, 2), 1);
     }
 
+    #[test]
+    fn a_queued_call_gets_a_slot_when_no_caller_waits() {
+        let now = Instant::now();
+        let mut queue = waiting_at(&[THERE], now);
+        queue.wait(20, Class::Queued, HERE, now);
+        queue.wait(11, Class::Caller, THERE, now);
+        assert_eq!((queue.waiting(), queue.wanted()), (2, 3));
+        let got: Vec<u32> = (0..3).map(|_| who_gets(&mut queue, HERE, now)).collect();
+        assert_eq!(got, [10, 11, 20]);
+    }
+
     proptest::proptest! {
         #[test]
-        fn nobody_waits_while_a_slot_is_idle(steps in proptest::collection::vec(0u8..5, 0..200)) {
+        fn callers_are_served_first_and_each_class_in_its_order(
+            steps in proptest::collection::vec(0u8..3, 0..200),
+        ) {
+            let now = Instant::now();
+            let mut queue = waiting_at(&[], now);
+            let (mut callers, mut queued) = (VecDeque::new(), VecDeque::new());
+            for (waiter, step) in (10..).zip(steps) {
+                match step {
+                    0 => {
+                        queue.wait(waiter, Class::Caller, HERE, now);
+                        callers.push_back(waiter);
+                    }
+                    1 => {
+                        queue.wait(waiter, Class::Queued, HERE, now);
+                        queued.push_back(waiter);
+                    }
+                    _ if queue.wanted() > 0 => {
+                        let expected = callers.pop_front().or_else(|| queued.pop_front());
+                        proptest::prop_assert_eq!(Some(who_gets(&mut queue, HERE, now)), expected);
+                    }
+                    _ => {}
+                }
+                proptest::prop_assert_eq!(queue.waiting(), callers.len());
+                proptest::prop_assert_eq!(queue.wanted(), callers.len() + queued.len());
+            }
+        }
+
+        #[test]
+        fn nobody_waits_while_a_slot_is_idle(steps in proptest::collection::vec(0u8..6, 0..200)) {
             let now = Instant::now();
             let mut queue = Queue::new(now);
             for step in steps {
                 match step {
-                    0 => match queue.take_idle(now) { Some(_) => {} None => queue.wait(0, HERE, now) },
+                    0 => match queue.take_idle(now) { Some(_) => {} None => queue.wait(0, Class::Caller, HERE, now) },
                     1 => queue.start_begun(),
                     2 if queue.starting() > 0 => drop(queue.started(1, START_GUESS, now, |_, _| Ok(()))),
                     3 if queue.busy() > 0 => drop(queue.freed(1, HERE, START_GUESS, now, |_, _| Ok(()))),
                     4 if queue.busy() > 0 => queue.lost(now),
                     _ => {}
                 }
-                proptest::prop_assert!(queue.idle() == 0 || queue.waiting() == 0);
-                proptest::prop_assert!(queue.starts_needed(now, 2) <= queue.waiting());
+                proptest::prop_assert!(queue.idle() == 0 || queue.wanted() == 0);
+                proptest::prop_assert!(queue.starts_needed(now, 2) <= queue.wanted());
             }
         }
     }

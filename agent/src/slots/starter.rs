@@ -183,22 +183,24 @@ impl Starter {
         }
     }
 
-    /// Gives room to those who wait, in order; the first who lacks room stops the others, so that a large
+    /// Gives room to those who wait, in order, callers before queued calls; the first who lacks room stops the others, so that a large
     /// function is not starved by small ones.
     fn serve_wanting(&mut self, now: Instant) {
         let mut short = false;
+        // Stable, so that each class keeps its order. Cached, because callers come and go meanwhile.
+        self.wanting.make_contiguous().sort_by_cached_key(|pool| pool.queue().waiting() == 0);
         for _ in 0..self.wanting.len() {
             let Some(pool) = self.wanting.pop_front() else { break };
-            let (needed, step, waiting) = {
+            let (needed, step, wanted) = {
                 let mut queue = pool.queue();
                 queue.forget_waiters(|waiter| waiter.sender.is_closed());
                 let needed = if pool.serves_once() {
-                    queue.waiting()
+                    queue.wanted()
                 } else {
                     queue.starts_needed(now, self.slots.shared.config.unknown_max())
                 };
-                let waiting = queue.waiting();
-                if waiting == 0 {
+                let wanted = queue.wanted();
+                if wanted == 0 {
                     // Under the lock: the next who waits says so.
                     pool.listed.store(false, Ordering::Release);
                 }
@@ -208,9 +210,9 @@ impl Starter {
                 if step == Step::Down {
                     queue.surrender_one();
                 }
-                (needed, step, waiting)
+                (needed, step, wanted)
             };
-            if waiting == 0 {
+            if wanted == 0 {
                 continue;
             }
             // On trial: only into room that nobody else has a use for.
@@ -246,7 +248,7 @@ impl Starter {
         self.slots.shared.pressed.store(short, Ordering::Release);
     }
 
-    /// Evicts idle containers of others, the coldest first; if that is not enough for long, one of the
+    /// Evicts idle containers of others, the coldest first; if that is not enough for callers for long, one of the
     /// functions with most containers has to give one up.
     fn make_room(&mut self, wanting: &Arc<Pool>, missing: Demand, now: Instant) {
         let since = *self.short_since.get_or_insert(now);
@@ -259,7 +261,12 @@ impl Starter {
             needed_mib = needed_mib.saturating_sub(coldest.demand.memory_mib);
             drop(slot);
         }
-        if needed_mib > 0 && now.duration_since(since) >= self.slots.shared.config.fairness_after {
+        // Queued calls wait until there is room.
+        let for_callers = wanting.queue().waiting() > 0;
+        if needed_mib > 0
+            && for_callers
+            && now.duration_since(since) >= self.slots.shared.config.fairness_after
+        {
             let largest = self
                 .slots
                 .shared
@@ -405,7 +412,7 @@ impl Starter {
         let shared = Arc::clone(&self.slots.shared);
         let config = &shared.config;
         for pool in &shared.pools {
-            if pool.queue().waiting() > 0 {
+            if pool.queue().wanted() > 0 {
                 // Its message may have met a full inbox.
                 pool.listed.store(true, Ordering::Release);
                 self.want(Arc::clone(&pool));
@@ -442,7 +449,7 @@ impl Starter {
         }
         shared.pools.retain(|_, pool| {
             let queue = pool.queue();
-            let used = queue.idle() + queue.busy() + queue.starting() + queue.waiting() > 0;
+            let used = queue.idle() + queue.busy() + queue.starting() + queue.wanted() > 0;
             drop(queue);
             used || Arc::strong_count(pool) > 1
         });

@@ -52,21 +52,25 @@ impl Deliverer {
                 posting.join_next().await;
             }
             let room = DELIVERIES_MAX - posting.len();
-            let taking = self.dispatcher.take_deliveries(&self.worker, room, LEASE, WAIT);
-            let taken = tokio::select! {
-                taken = stop.run_until_cancelled(taking) => taken,
-                // Its place is free again.
-                Some(_) = posting.join_next() => continue,
+            let enough = stop.child_token();
+            let mut taking =
+                std::pin::pin!(self.dispatcher.take_deliveries(&self.worker, room, LEASE, WAIT, &enough));
+            let taken = loop {
+                // What is taken must not be dropped, so the wait is ended from within.
+                tokio::select! {
+                    taken = &mut taking => break taken,
+                    // Its place is free again.
+                    Some(_) = posting.join_next() => enough.cancel(),
+                }
             };
             match taken {
-                None => break,
-                Some(Ok(messages)) => {
+                Ok(messages) => {
                     for message in messages {
                         let deliverer = self.clone();
                         posting.spawn(async move { deliverer.deliver(message).await });
                     }
                 }
-                Some(Err(error)) => {
+                Err(error) => {
                     tracing::debug!(%error, "cannot take deliveries from the queue");
                     stop.run_until_cancelled(tokio::time::sleep(TROUBLE_PAUSE)).await;
                 }

@@ -5,14 +5,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kiln_shared::function::Function;
 use kiln_shared::ids::FunctionId;
 use kiln_shared::queue::{
-    Destination, Finished, Functions, Held, NewMessage, Outcome, Queue, QueueError, QueueFuture, Receipt,
-    Reserve, Reserved, Retry, Settled, Settlement, TAKE_WAIT_MAX, Work, WorkSource,
+    BATCH_BYTES_MAX, Destination, Finished, Functions, Held, NewMessage, Outcome, PAYLOAD_BYTES_MAX, Queue,
+    QueueError, QueueFuture, Receipt, Reserve, Reserved, Retry, Settled, Settlement, TAKE_WAIT_MAX, Work,
+    WorkSource,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -23,6 +24,13 @@ use crate::route::RouteReader;
 
 /// Most nodes that ask the queue at a time.
 const ASKING_MAX: usize = 4;
+/// How long a message waits for its function to be known here before it fails for good. Another balancer may have taken
+/// the call in before this one has heard of the function.
+const UNKNOWN_FOR: Duration = Duration::from_secs(30);
+/// How long messages of an unknown function are left alone.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(1);
+/// Most unknown functions that are remembered; messages of others fail at once.
+const UNKNOWN_MAX: usize = 500;
 /// Most names of destinations that are remembered with their ids.
 const NAMES_MAX: usize = 10_000;
 
@@ -41,6 +49,7 @@ struct Shared {
     exhausted: AtomicU64,
     asking: Semaphore,
     names: Mutex<HashMap<(String, String), FunctionId>>,
+    unknown: Mutex<Unknown>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -59,6 +68,7 @@ impl Dispatcher {
             exhausted: AtomicU64::new(0),
             asking: Semaphore::new(ASKING_MAX),
             names: Mutex::default(),
+            unknown: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -71,17 +81,18 @@ impl Dispatcher {
         }
     }
 
-    /// Takes messages of the deliveries alone.
+    /// Takes messages of the deliveries alone. To be awaited to its end; `enough` ends the wait.
     pub(super) async fn take_deliveries(
         &self,
         worker: &str,
         messages_max: usize,
         lease: Duration,
         wait: Duration,
+        enough: &CancellationToken,
     ) -> Result<Vec<Reserved>, QueueError> {
         let functions = Functions::Only(vec![*DELIVERIES]);
         let reserve = Reserve { functions, ..Reserve::new(worker, messages_max, lease) };
-        self.shared.reserve(&reserve, wait, &CancellationToken::new()).await
+        self.shared.reserve(&reserve, wait, enough).await
     }
 
     /// Settles without telling destinations, for work that reached nobody.
@@ -101,14 +112,21 @@ impl Dispatcher {
         wait: Duration,
         enough: CancellationToken,
     ) -> Result<Vec<Work>, QueueError> {
-        leave_out_deliveries(&mut reserve.functions);
+        let wanted = reserve.functions.clone();
         let deadline = Instant::now() + wait.min(TAKE_WAIT_MAX);
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left_out = self.shared.left_out();
+            let mut left = deadline.saturating_duration_since(Instant::now());
+            // Functions that are unknown now may be known soon.
+            let looks_again = left_out.len() > 1 && left > UNKNOWN_PAUSE;
+            if looks_again {
+                left = UNKNOWN_PAUSE;
+            }
+            reserve.functions = leave_out(wanted.clone(), left_out);
             let reserved = self.shared.reserve(&reserve, left, &enough).await?;
-            let is_over = reserved.is_empty();
-            let work = self.shared.with_functions(reserved).await?;
-            // Otherwise all were for functions that are gone.
+            let is_over = reserved.is_empty() && !(looks_again && !enough.is_cancelled());
+            let work = self.shared.with_functions(reserved).await;
+            // Otherwise all were for functions that are unknown.
             if is_over || !work.is_empty() {
                 return Ok(work);
             }
@@ -167,7 +185,7 @@ impl Shared {
                 // Whoever asked meanwhile may have found nothing more.
                 if !(takes_all && self.exhausted.load(Ordering::Acquire) >= wake) {
                     let reserved = self.queue.reserve(reserve.clone()).await?;
-                    if takes_all && reserved.len() < reserve.messages_max {
+                    if takes_all && is_all_there_is(reserve, &reserved) {
                         self.exhausted.fetch_max(wake, Ordering::AcqRel);
                     }
                     if !reserved.is_empty() {
@@ -190,27 +208,41 @@ impl Shared {
         self.routes.clone().routes().function(&id).ok().cloned()
     }
 
-    /// Adds the functions. Messages of functions that are gone fail for good.
-    async fn with_functions(&self, reserved: Vec<Reserved>) -> Result<Vec<Work>, QueueError> {
-        let (mut work, mut gone) = (Vec::with_capacity(reserved.len()), Vec::new());
+    /// Adds the functions. Messages of functions that are unknown go back for a while, and fail for good after that.
+    async fn with_functions(&self, reserved: Vec<Reserved>) -> Vec<Work> {
+        let (mut work, mut others) = (Vec::with_capacity(reserved.len()), Vec::new());
         let mut routes = self.routes.clone();
         let routes = routes.routes();
+        let now = Instant::now();
         for message in reserved {
             match routes.function(&message.function_id) {
                 Ok(function) => work.push(Work { function: Arc::clone(function), message }),
-                Err(_) => gone.push(Settlement {
-                    receipt: message.receipt,
-                    outcome: Outcome::Failed {
-                        error: format!("there is no function {} any more", message.function_id),
-                        retry: Retry::Never,
-                    },
-                }),
+                Err(_) => {
+                    let outcome = self.unknown().outcome(message.function_id, now);
+                    others.push(Settlement { receipt: message.receipt, outcome });
+                }
             }
         }
-        if !gone.is_empty() {
-            self.queue.settle(gone).await?;
+        if !others.is_empty()
+            && let Err(error) = self.queue.settle(others).await
+        {
+            // No reason to keep the work back: these come again when their leases end.
+            tracing::warn!(%error, "messages of unknown functions are not given back");
         }
-        Ok(work)
+        work
+    }
+
+    /// Functions whose messages are not to be taken now: deliveries, and those that are unknown here.
+    fn left_out(&self) -> Vec<FunctionId> {
+        let mut routes = self.routes.clone();
+        let routes = routes.routes();
+        let mut left_out = self.unknown().paused(Instant::now(), |id| routes.function(id).is_ok());
+        left_out.push(*DELIVERIES);
+        left_out
+    }
+
+    fn unknown(&self) -> MutexGuard<'_, Unknown> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The message for the destination of this end, if there is one.
@@ -254,11 +286,70 @@ impl Shared {
     }
 }
 
-fn leave_out_deliveries(functions: &mut Functions) {
+fn leave_out(functions: Functions, left_out: Vec<FunctionId>) -> Functions {
     match functions {
-        Functions::All => *functions = Functions::Except(vec![*DELIVERIES]),
-        Functions::Except(others) => others.push(*DELIVERIES),
-        Functions::Only(these) => these.retain(|function| *function != *DELIVERIES),
+        Functions::All => Functions::Except(left_out),
+        Functions::Except(mut others) => {
+            others.extend(left_out);
+            Functions::Except(others)
+        }
+        Functions::Only(mut these) => {
+            these.retain(|function| !left_out.contains(function));
+            Functions::Only(these)
+        }
+    }
+}
+
+/// True if a reserve that gave this has left nothing behind: it gave less than was asked for, and not because of bytes.
+fn is_all_there_is(reserve: &Reserve, reserved: &[Reserved]) -> bool {
+    let bytes: usize = reserved.iter().map(|message| message.payload.len()).sum();
+    reserved.len() < reserve.messages_max && bytes + PAYLOAD_BYTES_MAX <= BATCH_BYTES_MAX
+}
+
+/// Functions of which there are messages and that the catalog, as it is known here, does not have.
+#[derive(Debug, Default)]
+struct Unknown {
+    functions: HashMap<FunctionId, Since>,
+}
+
+#[derive(Debug)]
+struct Since {
+    first: Instant,
+    last: Instant,
+}
+
+impl Unknown {
+    /// What becomes of a message of the function.
+    fn outcome(&mut self, function: FunctionId, now: Instant) -> Outcome {
+        let has_room = self.functions.len() < UNKNOWN_MAX;
+        let since = match self.functions.get_mut(&function) {
+            Some(since) => Some(since),
+            None if has_room => {
+                Some(self.functions.entry(function).or_insert(Since { first: now, last: now }))
+            }
+            None => None,
+        };
+        match since {
+            Some(since) if now.duration_since(since.first) < UNKNOWN_FOR => {
+                since.last = now;
+                Outcome::Unstarted
+            }
+            Some(_) | None => Outcome::Failed {
+                error: format!("there is no function {function} any more"),
+                retry: Retry::Never,
+            },
+        }
+    }
+
+    /// Those whose messages are left alone now; forgets those that have become known or that nobody calls.
+    fn paused(&mut self, now: Instant, is_known: impl Fn(&FunctionId) -> bool) -> Vec<FunctionId> {
+        self.functions.retain(|function, since| {
+            !is_known(function) && now.duration_since(since.last) < 2 * UNKNOWN_FOR
+        });
+        let paused = self.functions.iter().filter(|(_, since)| {
+            now.duration_since(since.last) < UNKNOWN_PAUSE && now.duration_since(since.first) < UNKNOWN_FOR
+        });
+        paused.map(|(function, _)| *function).collect()
     }
 }
 
@@ -278,5 +369,41 @@ impl WorkSource for Dispatcher {
 
     fn finish(&self, finished: Vec<Finished>) -> QueueFuture<'_, Vec<Settled>> {
         Box::pin(self.settle(finished))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_an_unknown_function_goes_back_for_a_while_and_then_fails() {
+        let (function, begun) = (FunctionId::generate(), Instant::now());
+        let mut unknown = Unknown::default();
+        assert_eq!(unknown.outcome(function, begun), Outcome::Unstarted);
+        assert_eq!(unknown.paused(begun, |_| false), [function]);
+        assert!(unknown.paused(begun + UNKNOWN_PAUSE, |_| false).is_empty());
+        assert_eq!(unknown.outcome(function, begun + UNKNOWN_PAUSE), Outcome::Unstarted);
+        let late = begun + UNKNOWN_FOR;
+        assert!(matches!(unknown.outcome(function, late), Outcome::Failed { retry: Retry::Never, .. }));
+        assert!(unknown.paused(late, |_| false).is_empty(), "others of its messages fail, too");
+    }
+
+    #[test]
+    fn a_function_that_becomes_known_is_left_alone_no_longer() {
+        let (function, now) = (FunctionId::generate(), Instant::now());
+        let mut unknown = Unknown::default();
+        unknown.outcome(function, now);
+        assert!(unknown.paused(now, |_| true).is_empty());
+        assert_eq!(unknown.outcome(function, now + UNKNOWN_FOR), Outcome::Unstarted, "it begins anew");
+    }
+
+    #[test]
+    fn functions_are_left_out_of_what_is_asked_for() {
+        let [one, other] = [FunctionId::generate(), FunctionId::generate()];
+        assert_eq!(leave_out(Functions::All, vec![one]), Functions::Except(vec![one]));
+        let except = leave_out(Functions::Except(vec![other]), vec![one]);
+        assert_eq!(except, Functions::Except(vec![other, one]));
+        assert_eq!(leave_out(Functions::Only(vec![one, other]), vec![one]), Functions::Only(vec![other]));
     }
 }
