@@ -9,10 +9,9 @@ use sqlx::mysql::{MySqlArguments, MySqlRow};
 use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::{AssertSqlSafe, FromRow, MySql, QueryBuilder, Transaction};
 
+use crate::engine::{Horizon, NewRow, Row};
 use crate::fair::{Allotment, Lane};
-use crate::sql::{
-    Again, Body, Buried, DepthRow, Horizon, LaneRow, NewRow, Row, Session, columns, filter, lanes_max, parse,
-};
+use crate::sql::{Again, Body, Buried, DepthRow, LaneRow, Session, columns, filter, lanes_max, parse};
 
 type Sql<T> = Result<T, sqlx::Error>;
 

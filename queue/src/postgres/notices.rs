@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::sql::Core;
+use crate::engine::Core;
 
 /// Shortest time between two notices of one process.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(2);

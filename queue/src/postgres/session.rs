@@ -6,10 +6,9 @@ use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{Depth, List, NewMessage, Purge};
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
+use crate::engine::{Horizon, NewRow, Row};
 use crate::fair::{Allotment, Lane};
-use crate::sql::{
-    Again, Body, Buried, DepthRow, Horizon, LaneRow, NewRow, Row, Session, columns, filter, lanes_max, parse,
-};
+use crate::sql::{Again, Body, Buried, DepthRow, LaneRow, Session, columns, filter, lanes_max, parse};
 
 type Sql<T> = Result<T, sqlx::Error>;
 

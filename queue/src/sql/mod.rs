@@ -11,8 +11,9 @@ pub(crate) mod server;
 mod session;
 mod settle;
 
-pub(crate) use crate::engine::{Core, Effect, Engine, Horizon, NewRow, Operation, Reply, Row, stored};
+#[cfg(feature = "sqlite")]
 pub(crate) use enqueue::enqueue;
+#[cfg(feature = "sqlite")]
 pub(crate) use operation::{Done, Fault, run};
 pub(crate) use row::{Body, DepthRow, LaneRow, columns, lanes_max, parse};
 pub(crate) use session::{Again, Buried, Session};

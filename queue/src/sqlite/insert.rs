@@ -7,7 +7,7 @@ use sqlx::Arguments;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::SqliteArguments;
 
-use crate::sql::NewRow;
+use crate::engine::NewRow;
 
 /// Rows per statement. A batch takes the smallest that holds it and leaves the other rows empty.
 const ROWS: [usize; 6] = [1, 4, 16, 64, 160, 512];
@@ -56,7 +56,7 @@ pub(super) fn messages(new: &[&NewMessage], first_seq: i64, now_millis: i64) -> 
         values.add(message.function_id.as_str())?;
         values.add(message.app_id.as_str())?;
         values.add(i64::from(message.priority.get()))?;
-        values.add(crate::sql::stored::WAITING)?;
+        values.add(crate::engine::stored::WAITING)?;
         values.add(row.due_at)?;
         values.add(row.deadline_at)?;
         values.add(now_millis)?;

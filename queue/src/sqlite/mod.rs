@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use open::open;
 
-use crate::sql::{self, Core, Engine, Fault, Operation, Reply};
+use crate::engine::{Core, Engine, Operation, Reply};
+use crate::sql::{self, Fault};
 use session::SqliteSession;
 use writer::Request;
 

@@ -7,10 +7,9 @@ use kiln_shared::queue::{Depth, List, NewMessage, Purge};
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::insert::{self, Insert, ROWS_MAX};
+use crate::engine::{Horizon, Row};
 use crate::fair::{Allotment, Lane};
-use crate::sql::{
-    Again, Body, Buried, DepthRow, Horizon, LaneRow, Row, Session, columns, filter, lanes_max, parse,
-};
+use crate::sql::{Again, Body, Buried, DepthRow, LaneRow, Session, columns, filter, lanes_max, parse};
 
 type Sql<T> = Result<T, sqlx::Error>;
 

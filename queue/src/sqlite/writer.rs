@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::session::SqliteSession;
 use super::{closed, failure, refusal};
-use crate::sql::{self, Core, Done, Effect, Fault, Operation, Reply};
+use crate::engine::{Core, Effect, Operation, Reply};
+use crate::sql::{self, Done, Fault};
 
 /// Most operations in one commit.
 const GROUP_MAX: usize = 256;
