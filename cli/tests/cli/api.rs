@@ -225,6 +225,32 @@ fn creating_a_trigger_adds_the_slash_and_shows_the_endpoint() {
 }
 
 #[test]
+fn creating_a_schedule_sends_the_cron_line_and_shows_the_next_tick() {
+    let api = Api::with_demo();
+    let next = json!({ "kiln.dev/next-tick": "2026-11-24T03:00:00Z", "kiln.dev/time-zone": "Europe/Vienna" });
+    let made = json!({
+        "id": "T2", "name": "nightly", "app_id": "A1", "fn_id": "F1", "type": "schedule", "source": "@daily",
+        "annotations": next,
+    });
+    api.on("POST /v2/triggers", 200, made.clone());
+    api.on("GET /v2/triggers?app_id=A1&fn_id=F1&per_page=100", 200, json!({ "items": [made] }));
+    let home = Home::with_api(&api);
+    let said = home.ok("create trigger demo hello nightly --type schedule --source @daily \
+                        --time-zone Europe/Vienna --jitter-seconds 30 --misfire all --payload x");
+    assert_eq!(said, "Successfully created trigger: nightly\nNext Tick: 2026-11-24T03:00:00Z\n");
+    let sent = api.last().json();
+    assert_eq!((&sent["type"], &sent["source"]), (&json!("schedule"), &json!("@daily")));
+    assert_eq!(
+        sent["annotations"],
+        json!({
+            "kiln.dev/time-zone": "Europe/Vienna", "kiln.dev/jitter-seconds": 30, "kiln.dev/misfire": "all",
+            "kiln.dev/payload": "x",
+        })
+    );
+    assert!(home.ok("list triggers demo hello").contains("2026-11-24T03:00:00Z"));
+}
+
+#[test]
 fn triggers_of_an_app_are_listed_with_their_functions() {
     let api = Api::with_demo();
     let items = json!({ "items": [demo_trigger(&api.url()), demo_trigger(&api.url())] });

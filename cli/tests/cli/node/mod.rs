@@ -11,6 +11,7 @@ mod python;
 mod python_image;
 mod restart;
 mod room;
+mod schedules;
 mod why;
 
 use std::fs::{self, File};

@@ -1,0 +1,49 @@
+//! Schedules: each tick is called for once, over a restart too.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::images::example;
+use super::{Kiln, Node, eventually};
+
+/// The calls of a function that ended well: when each was made.
+async fn calls(kiln: &Kiln<'_>, function: &str) -> Vec<Value> {
+    let calls = kiln.api(Method::GET, &format!("/v2/fns/{function}/calls?per_page=100"), json!({})).await;
+    let calls = calls["items"].as_array().unwrap().iter();
+    calls.filter(|call| call["status"] == json!("success")).cloned().collect()
+}
+
+#[tokio::test]
+async fn each_tick_is_called_for_once_and_a_restart_loses_none() {
+    let node = Node::with_memory_mib(128);
+    let kiln = node.start();
+    let app = kiln.create_app("clock").await;
+    let hello = kiln.create_function(&app, "hello", &example("hello"), json!({})).await;
+    let trigger = json!({
+        "app_id": app, "fn_id": hello, "name": "each-second", "type": "schedule", "source": "* * * * * *",
+    });
+    let trigger = kiln.api(Method::POST, "/v2/triggers", trigger).await;
+    let made: Timestamp = trigger["updated_at"].as_str().unwrap().parse().unwrap();
+    eventually("some ticks were called for", async || calls(&kiln, &hello).await.len() >= 3).await;
+    kiln.process.signal(Signal::SIGKILL);
+
+    let second = node.start();
+    let path = format!("/v2/triggers/{}", trigger["id"].as_str().unwrap());
+    let before = calls(&second, &hello).await.len();
+    eventually("it goes on", async || calls(&second, &hello).await.len() >= before + 4).await;
+    second.api(Method::DELETE, &path, json!({})).await;
+    let deleted = Timestamp::now();
+    let ticks = usize::try_from(deleted.as_second() - made.as_second()).unwrap();
+    // The last tick may be on its way still, or have come after the trigger was read for the last time.
+    eventually("every tick was called for", async || calls(&second, &hello).await.len() >= ticks).await;
+    let ended = calls(&second, &hello).await;
+    let ids: BTreeSet<_> = ended.iter().map(|call| call["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), ended.len());
+    assert!(ended.len() <= ticks + 1, "{} calls for {ticks} ticks", ended.len());
+    assert!(ended.iter().all(|call| call["trigger_id"] == trigger["id"]), "{ended:?}");
+    second.stop();
+}
