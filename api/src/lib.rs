@@ -8,12 +8,14 @@ mod catalog;
 mod fleet;
 mod records;
 mod rest;
+mod schedules;
 mod store;
 
 pub use catalog::Catalog;
 pub use records::{RecordWriter, StoreOutcome, StoredBatches, WaitingBatch};
 pub use rest::{ApiState, FN_API_VERSION, router};
+pub use schedules::CLAIMS_MAX;
 pub use store::{
-    After, BalancerEntry, Change, Changes, DatabaseId, Latest, OpenError, Page, Retention, Snapshot,
+    After, BalancerEntry, Change, Changes, Claimed, DatabaseId, Latest, OpenError, Page, Retention, Snapshot,
     StoreError,
 };

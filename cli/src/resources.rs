@@ -12,6 +12,9 @@ use serde_json::{Map, Value};
 pub const INVOKE_ENDPOINT: &str = "fnproject.io/fn/invokeEndpoint";
 /// Annotation with the URL of an HTTP trigger; computed by the server.
 pub const TRIGGER_ENDPOINT: &str = "fnproject.io/trigger/httpEndpoint";
+
+/// Annotation with the next tick of a schedule; computed by the server.
+pub const NEXT_TICK: &str = "kiln.dev/next-tick";
 /// Annotation with the id of the image that was deployed, so that deploying the same tag again is a change.
 pub const IMAGE_DIGEST: &str = "kiln.dev/image-digest";
 
@@ -96,10 +99,10 @@ pub struct Trigger {
     /// The function it calls.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fn_id: String,
-    /// `http`.
+    /// `http` or `schedule`.
     #[serde(default, rename = "type", skip_serializing_if = "String::is_empty")]
     pub kind: String,
-    /// Path below `/t/APP`, with a leading slash.
+    /// Path below `/t/APP`, with a leading slash; or a cron line.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
     /// See [`Annotations`].
@@ -148,12 +151,18 @@ impl Trigger {
     pub fn endpoint(&self) -> Option<&str> {
         self.annotations.get(TRIGGER_ENDPOINT).and_then(Value::as_str)
     }
+
+    /// When a schedule calls next, if the server told.
+    pub fn next_tick(&self) -> Option<&str> {
+        self.annotations.get(NEXT_TICK).and_then(Value::as_str)
+    }
 }
 
 /// Removes the annotations that the server computes, so that an update does not store them.
 pub fn without_computed(mut annotations: Annotations) -> Annotations {
     annotations.shift_remove(INVOKE_ENDPOINT);
     annotations.shift_remove(TRIGGER_ENDPOINT);
+    annotations.shift_remove(NEXT_TICK);
     annotations
 }
 

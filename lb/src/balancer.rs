@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
-use crate::detached::{Detached, Dispatcher, QueueArgs};
+use crate::detached::{Detached, Dispatcher, QueueArgs, Scheduler};
 use crate::edge::{Affinity, Edge, EdgeConfig, ServerTiming};
 use crate::fleet::{Fleet, FleetConfig, LivenessPolicy, NodeConfig, PlacementPolicy, PolicyName};
 use crate::fleet_options::FleetSettings;
@@ -204,6 +204,9 @@ impl Prepared {
         let nodes_within = if link.is_some() { NODES_WITHIN } else { Duration::ZERO };
         let detached = args.queue.start(queue, balancer.clone(), followed.routes.clone(), &tasks, &stop)?;
         let removed = RemovedNodes::default();
+        let scheduler =
+            Scheduler::new(catalog.clone(), Arc::clone(detached.queue()), followed.routes.clone(), &balancer);
+        tasks.spawn(scheduler.run(stop.clone()));
         if let Some(link) = link {
             let parts = LinkParts {
                 nodes: nodes.clone(),

@@ -20,6 +20,7 @@ pub mod program;
 pub mod queue;
 pub mod record;
 pub mod report;
+pub mod schedule;
 pub mod story;
 pub mod telemetry;
 pub mod token;

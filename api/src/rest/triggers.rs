@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::response::Response;
-use kiln_shared::model::{ApiError, HTTP_ENDPOINT, Trigger, TriggerInput, TriggerType};
+use jiff::Timestamp;
+use kiln_shared::model::{ApiError, HTTP_ENDPOINT, NEXT_TICK, Trigger, TriggerInput, TriggerType};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -22,11 +23,25 @@ pub(super) fn routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(by_source))
 }
 
-/// Shows where the trigger is called.
+/// Shows where or when the trigger is called.
 async fn annotated(state: &ApiState, mut trigger: Trigger, base: &BaseUrl) -> Result<Trigger, RestError> {
     let app = state.catalog.app(trigger.app_id.as_str()).await?;
-    trigger.annotations.insert(HTTP_ENDPOINT, endpoint(base, &app.name, &trigger.source));
+    annotate(&mut trigger, base, &app.name);
     Ok(trigger)
+}
+
+fn annotate(trigger: &mut Trigger, base: &BaseUrl, app_name: &str) {
+    match trigger.kind {
+        TriggerType::Http => {
+            trigger.annotations.insert(HTTP_ENDPOINT, endpoint(base, app_name, &trigger.source));
+        }
+        TriggerType::Schedule => {
+            let scheduled = trigger.scheduled().ok().flatten();
+            if let Some(tick) = scheduled.and_then(|call| call.schedule.next_after(Timestamp::now())) {
+                trigger.annotations.insert(NEXT_TICK, tick.to_string());
+            }
+        }
+    }
 }
 
 fn endpoint(base: &BaseUrl, app_name: &str, source: &str) -> String {
@@ -46,7 +61,7 @@ async fn list(
     if !triggers.is_empty() {
         let app = state.catalog.app(app_id).await?;
         for trigger in &mut triggers {
-            trigger.annotations.insert(HTTP_ENDPOINT, endpoint(&base, &app.name, &trigger.source));
+            annotate(trigger, &base, &app.name);
         }
     }
     let next = |trigger: &Trigger| cursor_with_id(&trigger.name, trigger.id.as_str());

@@ -11,6 +11,7 @@ mod open;
 mod postgres;
 mod records;
 mod resource;
+mod schedules;
 mod sql;
 mod sqlite;
 
@@ -214,6 +215,19 @@ pub struct BalancerEntry {
     pub seen_at: Timestamp,
 }
 
+/// What comes of asking for the ticks of a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimed {
+    /// They are the asker's to fire, for some seconds: those after the one that was fired last, if ever one was.
+    Given(Option<Timestamp>),
+    /// They were fired before, up to this one.
+    Fired(Timestamp),
+    /// Another balancer fires them now.
+    Held,
+    /// There is no such trigger any more.
+    Gone,
+}
+
 /// How much is kept of ended calls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -237,7 +251,9 @@ pub(crate) struct ToldCall {
 /// Apps, functions and triggers. Every method is one transaction; what it changes is in the feed with it.
 ///
 /// Ids come as the client gave them: a text that is no id names nothing.
-pub(crate) trait CatalogStore: RecordStore + FleetStore + fmt::Debug + Send + Sync {
+pub(crate) trait CatalogStore:
+    RecordStore + FleetStore + ScheduleStore + fmt::Debug + Send + Sync
+{
     /// Stores a new app.
     fn create_app<'a>(&'a self, input: &'a AppInput, now: Timestamp) -> StoreFuture<'a, Committed<App>>;
     /// Merges a change into an app.
@@ -356,4 +372,19 @@ pub(crate) trait FleetStore: Send + Sync {
     fn remove_node<'a>(&'a self, name: &'a str) -> StoreFuture<'a, bool>;
     /// These names, in their order.
     fn removed_nodes(&self) -> StoreFuture<'_, Vec<String>>;
+}
+
+/// How far schedules have been fired.
+pub(crate) trait ScheduleStore: Send + Sync {
+    /// Asks for the ticks of schedules, each up to the given one, until a moment; an answer for each.
+    fn claim_ticks<'a>(
+        &'a self,
+        ticks: &'a [(TriggerId, Timestamp)],
+        holder: &'a str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> StoreFuture<'a, Vec<Claimed>>;
+    /// Remembers that schedules were fired up to these ticks, where they are the holder's still.
+    fn ticks_fired<'a>(&'a self, ticks: &'a [(TriggerId, Timestamp)], holder: &'a str)
+    -> StoreFuture<'a, ()>;
 }

@@ -3,7 +3,7 @@
 //! A document instead of a column per field: a new field needs no migration, and one set of statements serves
 //! all three kinds. The cost is that SQL cannot filter by the other fields, which no API does.
 
-use kiln_shared::model::{ApiError, App, FunctionResource, Trigger};
+use kiln_shared::model::{ApiError, App, FunctionResource, Trigger, TriggerType};
 use sea_query::{Cond, Expr, ExprTrait, Order, Query, SelectStatement, SimpleExpr};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -70,12 +70,20 @@ impl Resource for Trigger {
             self.fn_id.as_str().into(),
             self.name.as_str().into(),
             self.kind.as_str().into(),
-            self.source.as_str().into(),
+            source_column(self).into(),
         ]
     }
 
     fn id(&self) -> &str {
         self.id.as_str()
+    }
+}
+
+/// What is unique within app and kind: a path; but of schedules many may have one cron line.
+pub(crate) fn source_column(trigger: &Trigger) -> &str {
+    match trigger.kind {
+        TriggerType::Http => &trigger.source,
+        TriggerType::Schedule => trigger.id.as_str(),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use super::db::{Db, Session, Writing};
 use super::open::Background;
 use super::records::Counters;
-use super::resource::{Resource, documents, paginate};
+use super::resource::{Resource, documents, paginate, source_column};
 use super::{CatalogStore, Changes, Committed, Kept, Page, Snapshot, StoreError, StoreFuture};
 
 /// A [`CatalogStore`] on SQL.
@@ -107,7 +107,7 @@ async fn check_taken(session: &mut Session, trigger: &Trigger) -> Result<(), Sto
     let same_source = others()
         .and_where(Expr::col("app_id").eq(trigger.app_id.as_str()))
         .and_where(Expr::col("kind").eq(trigger.kind.as_str()))
-        .and_where(Expr::col("source").eq(trigger.source.as_str()))
+        .and_where(Expr::col("source").eq(source_column(trigger)))
         .to_owned();
     if session.find::<Trigger>(&same_source).await?.is_some() {
         return Err(ApiError::TriggerSourceExists.into());

@@ -10,6 +10,7 @@ mod lists;
 mod openapi;
 mod postgres;
 mod restart;
+mod schedules;
 mod server;
 mod sharing;
 mod sqlite;

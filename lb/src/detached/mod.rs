@@ -6,6 +6,7 @@ mod enqueuer;
 mod late;
 mod notice;
 mod options;
+mod schedule;
 mod start;
 
 use std::borrow::Cow;
@@ -22,6 +23,7 @@ use kiln_shared::queue::{NewMessage, PAYLOAD_BYTES_MAX, QueueError, StoredCall};
 pub use self::dispatcher::Dispatcher;
 pub use self::enqueuer::{EnqueueTask, Enqueuer};
 use self::options::DetachedOptions;
+pub use self::schedule::Scheduler;
 pub use self::start::{Detached, QueueArgs};
 
 /// Takes detached calls in. Cheap to clone, and usable on every runtime.

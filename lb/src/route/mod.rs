@@ -14,7 +14,7 @@ use kiln_shared::call::{Failure, FailureKind};
 
 pub use follow::{FollowError, Followed, Follower, follow, follow_with_copy};
 pub use path::{Target, classify, decode};
-pub use snapshot::{Route, RouteReader, Routes, TriggerRoute};
+pub use snapshot::{Route, RouteReader, Routes, ScheduleRoute, TriggerRoute};
 pub use table::RouteTable;
 
 /// Why a path leads to no function. Words and statuses are Fn's (`spec/api-v2.md`, parts 4 and 5).

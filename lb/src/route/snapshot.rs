@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use kiln_shared::function::Function;
 use kiln_shared::ids::{AppId, FunctionId, TriggerId};
+use kiln_shared::model::Trigger;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::RouteError;
@@ -25,6 +26,15 @@ pub struct TriggerRoute {
     pub app_name: Arc<str>,
     /// Its source, with the leading slash.
     pub source: Arc<str>,
+    /// What runs.
+    pub function: Arc<Function>,
+}
+
+/// A trigger of the type `schedule` and the function that it calls.
+#[derive(Debug)]
+pub struct ScheduleRoute {
+    /// The trigger.
+    pub trigger: Arc<Trigger>,
     /// What runs.
     pub function: Arc<Function>,
 }
@@ -46,6 +56,7 @@ pub struct Routes {
     revision: u64,
     functions: CowTable<Arc<Function>>,
     triggers: CowTable<Arc<TriggerRoute>>,
+    schedules: CowTable<Arc<ScheduleRoute>>,
     apps: CowTable<(Arc<str>, AppId)>,
     names_hasher: RandomState,
 }
@@ -56,6 +67,7 @@ impl Routes {
             revision: 0,
             functions: CowTable::new(),
             triggers: CowTable::new(),
+            schedules: CowTable::new(),
             apps: CowTable::new(),
             names_hasher: RandomState::new(),
         }
@@ -71,7 +83,7 @@ impl Routes {
         self.functions.len()
     }
 
-    /// Number of triggers.
+    /// Number of triggers that are paths.
     pub fn triggers_len(&self) -> usize {
         self.triggers.len()
     }
@@ -119,6 +131,11 @@ impl Routes {
         )
     }
 
+    /// All schedules, in no order.
+    pub fn schedules(&self) -> impl Iterator<Item = &Arc<ScheduleRoute>> {
+        self.schedules.iter()
+    }
+
     pub(super) fn set_revision(&mut self, revision: u64) {
         self.revision = revision;
     }
@@ -152,6 +169,15 @@ impl Routes {
     pub(super) fn remove_trigger(&mut self, id: TriggerId, app_name: &str, source: &str) {
         let hash = self.trigger_hash(app_name.as_bytes(), source.as_bytes());
         self.triggers.remove(hash, |trigger| trigger.id == id);
+    }
+
+    pub(super) fn insert_schedule(&mut self, schedule: ScheduleRoute) {
+        let id = schedule.trigger.id;
+        self.schedules.insert(xxh3_64(id.as_bytes()), Arc::new(schedule), |other| other.trigger.id == id);
+    }
+
+    pub(super) fn remove_schedule(&mut self, id: TriggerId) {
+        self.schedules.remove(xxh3_64(id.as_bytes()), |other| other.trigger.id == id);
     }
 
     fn name_hash(&self, name: &[u8]) -> u64 {

@@ -11,9 +11,9 @@ use arc_swap::ArcSwap;
 use kiln_api::{Change, Changes, Snapshot};
 use kiln_shared::function::Function;
 use kiln_shared::ids::{AppId, FunctionId, TriggerId};
-use kiln_shared::model::{App, FunctionResource, Trigger, resolve};
+use kiln_shared::model::{App, FunctionResource, Trigger, TriggerType, resolve};
 
-use super::snapshot::{RouteReader, Routes, TriggerRoute};
+use super::snapshot::{RouteReader, Routes, ScheduleRoute, TriggerRoute};
 
 #[derive(Debug)]
 struct AppEntry {
@@ -167,8 +167,7 @@ impl RouteTable {
             entry.resolved = Arc::new(Function::new(spec));
             self.next.insert_function(Arc::clone(&entry.resolved));
             for &trigger in &entry.triggers {
-                let route = self.triggers[&trigger].route(trigger, &entry.resolved);
-                self.next.insert_trigger(Arc::new(route));
+                self.triggers[&trigger].insert(&mut self.next, &entry.resolved);
             }
         } else {
             let resolved = Arc::new(Function::new(spec));
@@ -198,7 +197,7 @@ impl RouteTable {
             source: trigger.source.as_str().into(),
             resource: Arc::new(trigger),
         };
-        self.next.insert_trigger(Arc::new(entry.route(id, &function.resolved)));
+        entry.insert(&mut self.next, &function.resolved);
         self.triggers.insert(id, entry);
     }
 
@@ -207,14 +206,26 @@ impl RouteTable {
         if let Some(function) = self.functions.get_mut(&entry.resource.fn_id) {
             function.triggers.remove(&id);
         }
-        self.next.remove_trigger(id, &entry.app_name, &entry.source);
+        match entry.resource.kind {
+            TriggerType::Http => self.next.remove_trigger(id, &entry.app_name, &entry.source),
+            TriggerType::Schedule => self.next.remove_schedule(id),
+        }
     }
 }
 
 impl TriggerEntry {
-    fn route(&self, id: TriggerId, function: &Arc<Function>) -> TriggerRoute {
-        let (app_name, source) = (Arc::clone(&self.app_name), Arc::clone(&self.source));
-        TriggerRoute { id, app_name, source, function: Arc::clone(function) }
+    fn insert(&self, routes: &mut Routes, function: &Arc<Function>) {
+        let function = Arc::clone(function);
+        match self.resource.kind {
+            TriggerType::Http => {
+                let (app_name, source) = (Arc::clone(&self.app_name), Arc::clone(&self.source));
+                let route = TriggerRoute { id: self.resource.id, app_name, source, function };
+                routes.insert_trigger(Arc::new(route));
+            }
+            TriggerType::Schedule => {
+                routes.insert_schedule(ScheduleRoute { trigger: Arc::clone(&self.resource), function });
+            }
+        }
     }
 }
 
@@ -341,6 +352,26 @@ mod tests {
             assert_ne!(after.revision, before.revision);
             assert_eq!(after.spec.config["KEY"], "new");
         }
+    }
+
+    #[test]
+    fn a_schedule_is_no_path_and_follows_its_function() {
+        let Catalog { mut table, app, function, trigger } = catalog();
+        let kind = TriggerType::Schedule;
+        let made = Trigger { id: TriggerId::generate(), kind, source: "@hourly".into(), ..trigger };
+        let known = |table: &RouteTable| {
+            let mut reader = table.reader();
+            let schedules = reader.routes().schedules();
+            schedules.map(|route| (route.trigger.id, route.function.revision)).collect::<Vec<_>>()
+        };
+        apply(&mut table, [Change::Trigger(made.clone())]);
+        let before = known(&table);
+        assert_eq!(before[0].0, made.id);
+        assert_eq!(call(&table, "/t/demo/@hourly").unwrap_err(), RouteError::TriggerNotFound);
+        apply(&mut table, [Change::App(App { config: config("new"), ..app })]);
+        assert_ne!(known(&table), before);
+        apply(&mut table, [Change::FunctionGone(function.id)]);
+        assert_eq!(known(&table), []);
     }
 
     #[test]

@@ -33,6 +33,24 @@ pub const ON_SUCCESS: &str = "kiln.dev/on-success";
 /// good, as [`ON_SUCCESS`].
 pub const ON_FAILURE: &str = "kiln.dev/on-failure";
 
+/// On triggers of the type `schedule`: the next tick, RFC 3339 in UTC. Computed on output, dropped on input.
+pub const NEXT_TICK: &str = "kiln.dev/next-tick";
+
+/// On triggers of the type `schedule`: the IANA time zone of the cron line; UTC without it.
+pub const TIME_ZONE: &str = "kiln.dev/time-zone";
+
+/// On triggers of the type `schedule`: most seconds, 0 to 3600, by which a tick is late at random.
+pub const JITTER_SECONDS: &str = "kiln.dev/jitter-seconds";
+
+/// On triggers of the type `schedule`: what becomes of ticks that nobody was there to fire: `skip`, `once` or `all`.
+pub const MISFIRE: &str = "kiln.dev/misfire";
+
+/// On triggers of the type `schedule`: the text that is sent as the body of its calls.
+pub const PAYLOAD: &str = "kiln.dev/payload";
+
+/// On triggers of the type `schedule`: the body's `Content-Type`.
+pub const CONTENT_TYPE: &str = "kiln.dev/content-type";
+
 const CALLS_MAX: u64 = 100_000;
 
 const KEYS_MAX: usize = 100;
@@ -92,6 +110,7 @@ impl Annotations {
         let mut given = self.clone();
         given.remove(INVOKE_ENDPOINT);
         given.remove(HTTP_ENDPOINT);
+        given.remove(NEXT_TICK);
         given
     }
 

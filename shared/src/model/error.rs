@@ -81,6 +81,11 @@ pub enum ApiError {
     TriggerSourceMissing,
     #[error("Missing Trigger Source Prefix '/'")]
     TriggerSourceWithoutSlash,
+    /// Kiln's own rule. Holds what is wrong.
+    #[error(
+        "Invalid source of a schedule: {0}; it must be a cron line such as */5 * * * *, or six fields with seconds in front"
+    )]
+    ScheduleSourceInvalid(String),
     #[error("Invalid Fn ID - not owned by specified app")]
     TriggerFnOfOtherApp,
     #[error("Trigger with the same type and source exists on this app")]
@@ -119,6 +124,10 @@ pub enum ApiError {
     /// Kiln's own rule. Holds the annotation's key.
     #[error("Invalid annotation value, {0} must be APP/FUNCTION or an http:// or https:// URL")]
     DestinationInvalid(&'static str),
+
+    /// Kiln's own rule. Holds the annotation's key and what it must be, with an example.
+    #[error("Invalid annotation value, {0} must be {1}")]
+    ScheduleAnnotationInvalid(&'static str, &'static str),
 
     /// Kiln's own rule: such a pair cannot be an environment variable, so that the function could never start.
     #[error(

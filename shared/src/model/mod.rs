@@ -9,18 +9,21 @@ mod call;
 mod error;
 mod function;
 mod node;
+mod schedule;
 mod trigger;
 mod why;
 mod wire;
 
 pub use annotations::{
-    Annotations, CONCURRENCY_MAX, HTTP_ENDPOINT, IMAGE_DIGEST, INVOKE_ENDPOINT, ON_FAILURE, ON_SUCCESS, RETRY,
+    Annotations, CONCURRENCY_MAX, CONTENT_TYPE, HTTP_ENDPOINT, IMAGE_DIGEST, INVOKE_ENDPOINT, JITTER_SECONDS,
+    MISFIRE, NEXT_TICK, ON_FAILURE, ON_SUCCESS, PAYLOAD, RETRY, TIME_ZONE,
 };
 pub use app::{App, AppInput, Shape};
 pub use call::Call;
 pub use error::ApiError;
 pub use function::{FunctionInput, FunctionResource, resolve};
 pub use node::{FleetResource, NodeFunction, NodeResource, ScaleResource};
+pub use schedule::ScheduledCall;
 pub use trigger::{Trigger, TriggerInput, TriggerType};
 pub use why::{CallWhy, FunctionWhy};
 pub use wire::{Config, from_json, go_json};

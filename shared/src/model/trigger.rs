@@ -1,10 +1,10 @@
-//! Triggers: paths under `/t/{app}/` that lead to a function.
+//! Triggers: paths under `/t/{app}/` that lead to a function, and schedules that call one.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::wire;
-use super::{Annotations, ApiError, FunctionResource, check_name, is_in_word};
+use super::{Annotations, ApiError, FunctionResource, ScheduledCall, check_name, is_in_word};
 use crate::ids::{AppId, FunctionId, TriggerId};
 
 /// What makes a trigger fire.
@@ -14,6 +14,8 @@ use crate::ids::{AppId, FunctionId, TriggerId};
 pub enum TriggerType {
     /// A request to `/t/{app}{source}`.
     Http,
+    /// The ticks of the cron line in `source`: Kiln's own kind.
+    Schedule,
 }
 
 impl TriggerType {
@@ -21,12 +23,17 @@ impl TriggerType {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Schedule => "schedule",
         }
     }
 
     /// Reads the API's word; `None` if it is not one.
     pub fn parse(text: &str) -> Option<Self> {
-        (text == "http").then_some(Self::Http)
+        match text {
+            "http" => Some(Self::Http),
+            "schedule" => Some(Self::Schedule),
+            _ => None,
+        }
     }
 }
 
@@ -48,7 +55,7 @@ pub struct Trigger {
     /// What makes it fire.
     #[serde(rename = "type")]
     pub kind: TriggerType,
-    /// The path below the app, with its leading slash. Unique within app and type.
+    /// The path below the app, with its leading slash, unique within the app; or a cron line.
     pub source: String,
     /// The client's own data.
     #[serde(default, skip_serializing_if = "Annotations::is_empty")]
@@ -80,14 +87,14 @@ pub struct TriggerInput {
     /// Required to create; must be a function of the same app.
     #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
     pub fn_id: String,
-    /// Required to create, ignored in updates. Only `http` is known.
+    /// Required to create, ignored in updates. `http` or `schedule`.
     #[serde(
         rename = "type",
         deserialize_with = "wire::null_as_default",
         skip_serializing_if = "String::is_empty"
     )]
     pub kind: String,
-    /// Required to create; begins with a slash.
+    /// Required to create; a path that begins with a slash, or a cron line.
     #[serde(deserialize_with = "wire::null_as_default", skip_serializing_if = "String::is_empty")]
     pub source: String,
     /// In updates merged by key; `""` and `null` delete.
@@ -125,11 +132,11 @@ impl Trigger {
         if input.fn_id.is_empty() {
             return Err(ApiError::TriggerFnIdMissing);
         }
-        if TriggerType::parse(&input.kind).is_none() {
-            return Err(ApiError::TriggerTypeInvalid);
-        }
-        check_source(&input.source)?;
-        input.annotations.given().check()
+        let kind = TriggerType::parse(&input.kind).ok_or(ApiError::TriggerTypeInvalid)?;
+        let annotations = input.annotations.given();
+        check_source(kind, &input.source)?;
+        annotations.check()?;
+        check_schedule(kind, &input.source, &annotations)
     }
 
     /// A new trigger of `function`, which belongs to `app_id` or is refused.
@@ -179,13 +186,25 @@ impl Trigger {
         trigger.fn_id = function.id;
         trigger.annotations.merge(&input.annotations);
         check_trigger_name(&trigger.name)?;
-        check_source(&trigger.source)?;
+        check_source(trigger.kind, &trigger.source)?;
         trigger.annotations.check()?;
+        check_schedule(trigger.kind, &trigger.source, &trigger.annotations)?;
         trigger.check_owner(function)?;
         if trigger != *self {
             trigger.updated_at = now;
         }
         Ok(trigger)
+    }
+
+    /// What a trigger of the type `schedule` does; `None` for others.
+    ///
+    /// # Errors
+    /// Source or annotations do not say it, which no stored trigger's do unless another version stored it.
+    pub fn scheduled(&self) -> Result<Option<ScheduledCall>, ApiError> {
+        match self.kind {
+            TriggerType::Http => Ok(None),
+            TriggerType::Schedule => ScheduledCall::read(&self.source, &self.annotations).map(Some),
+        }
     }
 
     fn check_owner(&self, function: &FunctionResource) -> Result<(), ApiError> {
@@ -198,9 +217,19 @@ fn check_trigger_name(name: &str) -> Result<(), ApiError> {
     check_name(name, is_in_word, refusals)
 }
 
-fn check_source(source: &str) -> Result<(), ApiError> {
+fn check_source(kind: TriggerType, source: &str) -> Result<(), ApiError> {
     if source.is_empty() {
         return Err(ApiError::TriggerSourceMissing);
     }
-    if source.starts_with('/') { Ok(()) } else { Err(ApiError::TriggerSourceWithoutSlash) }
+    if kind == TriggerType::Schedule || source.starts_with('/') {
+        return Ok(());
+    }
+    Err(ApiError::TriggerSourceWithoutSlash)
+}
+
+fn check_schedule(kind: TriggerType, source: &str, annotations: &Annotations) -> Result<(), ApiError> {
+    match kind {
+        TriggerType::Http => Ok(()),
+        TriggerType::Schedule => ScheduledCall::read(source, annotations).map(drop),
+    }
 }
