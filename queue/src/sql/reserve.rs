@@ -2,11 +2,10 @@
 
 use kiln_shared::queue::{BATCH_BYTES_MAX, Reserve, Reserved};
 
-use super::core::Core;
-use super::operation::{Effect, Fault};
-use super::row::{Row, millis};
+use super::operation::Fault;
 use super::session::Session;
 use super::settle;
+use crate::engine::{Core, Effect, Row, millis};
 use crate::fair::Selection;
 
 /// Gives messages, those of leases that ended included; the effect is that of the ended ones.

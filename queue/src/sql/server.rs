@@ -7,8 +7,8 @@ use sqlx::error::DatabaseError;
 use sqlx::{Database, Pool, Transaction};
 use tokio::time::{sleep, timeout};
 
-use super::core::Core;
-use super::operation::{Done, Effect, Fault, Operation, Reply, run};
+use crate::engine::{Core, Effect, Operation, Reply};
+use super::operation::{Done, Fault, run};
 use super::session::Session;
 use crate::OpenError;
 

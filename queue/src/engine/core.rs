@@ -1,4 +1,4 @@
-//! What one open queue keeps in memory, whatever its database.
+//! What one open queue keeps in memory, whatever its backend.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +15,7 @@ use crate::fair::Turns;
 /// Leases and deadlines that ended are looked for at most this often by those who reserve.
 const SWEEP_EVERY_MILLIS: i64 = 250;
 /// Messages are counted at most this often.
+#[cfg(feature = "sql")]
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 
 /// Shared by the queue's operations and what runs beside them.
@@ -26,6 +27,7 @@ pub(crate) struct Core {
     pub(crate) sooner: Notify,
     messages_max: Option<u64>,
     turns: Mutex<Turns>,
+    #[cfg(feature = "sql")]
     room: Mutex<Option<Count>>,
     swept_at: AtomicI64,
     /// When the tender looks next, in milliseconds.
@@ -33,6 +35,7 @@ pub(crate) struct Core {
 }
 
 /// How many messages wait or run, at least as of a moment ago.
+#[cfg(feature = "sql")]
 #[derive(Debug, Clone, Copy)]
 struct Count {
     messages: u64,
@@ -40,7 +43,8 @@ struct Count {
 }
 
 /// Whether messages fit.
-pub(super) enum Room {
+#[cfg(feature = "sql")]
+pub(crate) enum Room {
     /// They do, and are counted.
     Enough,
     /// They may: count, then ask again.
@@ -57,18 +61,19 @@ impl Core {
             sooner: Notify::new(),
             messages_max: options.messages_max,
             turns: Mutex::default(),
+            #[cfg(feature = "sql")]
             room: Mutex::default(),
             swept_at: AtomicI64::new(i64::MIN),
             look_at: AtomicI64::new(i64::MAX),
         }
     }
 
-    pub(super) fn with_turns<T>(&self, work: impl FnOnce(&mut Turns) -> T) -> T {
+    pub(crate) fn with_turns<T>(&self, work: impl FnOnce(&mut Turns) -> T) -> T {
         work(&mut self.turns.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// True, once in a while: it is time to look for what ended.
-    pub(super) fn is_time_to_sweep(&self, now_millis: i64) -> bool {
+    pub(crate) fn is_time_to_sweep(&self, now_millis: i64) -> bool {
         let swept_at = self.swept_at.load(Ordering::Relaxed);
         // A clock that was set back must not stop it.
         let is_time = now_millis.saturating_sub(swept_at) >= SWEEP_EVERY_MILLIS || now_millis < swept_at;
@@ -79,7 +84,8 @@ impl Core {
     }
 
     /// Asks for room for so many messages.
-    pub(super) fn room_for(&self, messages: u64) -> Room {
+    #[cfg(feature = "sql")]
+    pub(crate) fn room_for(&self, messages: u64) -> Room {
         let Some(messages_max) = self.messages_max else { return Room::Enough };
         let mut count = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *count {
@@ -93,7 +99,8 @@ impl Core {
     }
 
     /// Takes over a count made just now.
-    pub(super) fn counted(&self, messages: u64) {
+    #[cfg(feature = "sql")]
+    pub(crate) fn counted(&self, messages: u64) {
         let mut count = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         *count = Some(Count { messages, at: Instant::now() });
     }
@@ -112,7 +119,7 @@ impl Core {
     }
 
     /// The tender looks then, unless told before.
-    pub(super) fn looks_at(&self, millis: i64) {
+    pub(crate) fn looks_at(&self, millis: i64) {
         self.look_at.store(millis, Ordering::Relaxed);
     }
 }
