@@ -83,6 +83,12 @@ impl Core {
         is_time
     }
 
+    /// Most messages that may wait or run.
+    #[cfg(feature = "redis")]
+    pub(crate) fn messages_max(&self) -> Option<u64> {
+        self.messages_max
+    }
+
     /// Asks for room for so many messages.
     #[cfg(feature = "sql")]
     pub(crate) fn room_for(&self, messages: u64) -> Room {

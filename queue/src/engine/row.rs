@@ -95,7 +95,7 @@ impl Row {
             attempt: self.attempts as u32 + 1,
             retry: self.retry(),
             created_at: time(self.created_at)?,
-            envelope: RawValue::from_string(body.envelope).map_err(decode)?,
+            envelope: RawValue::from_string(body.envelope).map_err(|error| broken(&error))?,
             payload: Bytes::from(body.payload),
         })
     }
@@ -109,7 +109,7 @@ impl Row {
             stored::DONE => State::Done,
             stored::DEAD => State::Dead,
             stored::CANCELLED => State::Cancelled,
-            other => return Err(decode(format!("{other} is no state"))),
+            other => return Err(Broken(format!("{other} is no state"))),
         };
         let optional = |millis: Option<i64>| millis.map(time).transpose();
         Ok(MessageView {
@@ -165,17 +165,17 @@ pub(crate) fn millis(duration: Duration) -> i64 {
 
 /// An id as it is stored.
 pub(crate) fn parse<T: std::str::FromStr<Err: ToString>>(id: &str) -> Result<T, Broken> {
-    id.parse().map_err(decode)
+    id.parse().map_err(|error| broken(&error))
 }
 
 pub(crate) fn priority(number: i64) -> Result<Priority, Broken> {
-    Priority::try_from(number as u8).map_err(decode)
+    Priority::try_from(number as u8).map_err(|error| broken(&error))
 }
 
 pub(crate) fn time(millis: i64) -> Result<Timestamp, Broken> {
-    Timestamp::from_millisecond(millis).map_err(decode)
+    Timestamp::from_millisecond(millis).map_err(|error| broken(&error))
 }
 
-fn decode(error: impl ToString) -> Broken {
-    Broken(error.to_string())
+fn broken(reason: &impl ToString) -> Broken {
+    Broken(reason.to_string())
 }
