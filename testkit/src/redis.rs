@@ -14,6 +14,9 @@ use crate::until;
 /// Ports that are tried, each free a moment before.
 const TRIES: usize = 10;
 
+/// Stands for the port in settings.
+const PORT: &str = "PORT";
+
 /// A server that writes all it acknowledges to its log first. Killed when dropped, and when the test's process dies.
 #[derive(Debug)]
 pub struct Server {
@@ -43,6 +46,22 @@ impl Server {
             }
         }
         panic!("the server found no port: {}", server.log());
+    }
+
+    /// Starts one that speaks TLS alone, with a certificate and its key as PEM.
+    pub async fn start_with_tls(certificate: &str, key: &str) -> Self {
+        let files = tempfile::tempdir().expect("a folder");
+        let paths = [("certificate", certificate), ("key", key)].map(|(name, pem)| {
+            let path = files.path().join(name);
+            fs::write(&path, pem).expect("written");
+            path.display().to_string()
+        });
+        let [certificate, key] = &paths;
+        // The first port is that of --port, which a later one overrides.
+        let settings = ["--tls-port", PORT, "--port", "0", "--tls-auth-clients", "no"];
+        let files =
+            ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate];
+        Self::start_with(&[settings, files].concat()).await
     }
 
     /// The URL of a queue in it.
@@ -78,8 +97,10 @@ impl Server {
         let log = File::create(self.home.path().join("log")).expect("a log");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "redis-server", "--bind", "127.0.0.1", "--save", ""]);
-        command.args(["--port", &self.port.to_string(), "--dir", &self.home.path().display().to_string()]);
-        command.args(["--appendonly", "yes", "--appendfsync", "always"]).args(&self.settings);
+        let port = self.port.to_string();
+        command.args(["--port", &port, "--dir", &self.home.path().display().to_string()]);
+        command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+        command.args(self.settings.iter().map(|setting| if setting == PORT { &port } else { setting }));
         command.stdin(Stdio::null()).stderr(log.try_clone().expect("a log")).stdout(log).process_group(0);
         self.process = Some(command.spawn().expect("redis-server is installed"));
         until("the server answers or ends", async || {

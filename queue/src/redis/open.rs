@@ -62,7 +62,7 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<Redi
         tracing::warn!(queue = place.name, "{risk}");
     }
     let connections = Connections { commands, listener };
-    let server = Server::new(place.name.clone(), place.tag(), place.channel(), origin, connections);
+    let server = Server::new(place.name.clone(), place.keys(), place.channel(), origin, connections);
     let engine = Redis { server, core: Arc::clone(&core) };
     Ok(EngineQueue::new(engine, core, TaskTracker::new(), CancellationToken::new()))
 }
@@ -122,14 +122,14 @@ impl Place {
         client.map_err(|error| OpenError::Url { reason: error.to_string(), example: EXAMPLE })
     }
 
-    /// The queue's name, in the braces that keep its keys together in a cluster.
-    fn tag(&self) -> String {
-        format!("{{{}}}", self.prefix)
+    /// How the queue's keys begin: its name, in the braces that keep them together in a cluster.
+    fn keys(&self) -> String {
+        format!("{{{}}}:", self.prefix)
     }
 
     /// Where due messages are told of. Channels are of all databases of a server.
     fn channel(&self) -> String {
-        format!("{}:due:{}", self.tag(), self.info.redis_settings().db())
+        format!("{}due:{}", self.keys(), self.info.redis_settings().db())
     }
 
     /// Checks that the server can hold a queue and that what is there is this version's.
@@ -147,7 +147,7 @@ impl Place {
                 wanted: format!("Redis {VERSION_MIN}"),
             });
         }
-        let key = format!("{}:schema", self.tag());
+        let key = format!("{}schema", self.keys());
         let _kept: Option<String> = redis::cmd("SET")
             .arg(&key)
             .arg(SCHEMA)
@@ -252,11 +252,11 @@ mod tests {
     #[test]
     fn a_url_names_server_database_and_prefix() {
         let place = Place::parse("redis://me:se%40cret@host:7000/3?prefix=my-queue").unwrap();
-        assert_eq!((place.name.as_str(), place.tag().as_str()), ("redis://host:7000/3", "{my-queue}"));
+        assert_eq!((place.name.as_str(), place.keys().as_str()), ("redis://host:7000/3", "{my-queue}:"));
         assert_eq!(place.channel(), "{my-queue}:due:3");
         assert_eq!(place.info.redis_settings().password(), Some("se@cret"));
         let place = Place::parse("rediss://host?ca=/etc/ca.pem").unwrap();
-        assert_eq!((place.name.as_str(), place.tag().as_str()), ("rediss://host:6379/0", "{kiln}"));
+        assert_eq!((place.name.as_str(), place.keys().as_str()), ("rediss://host:6379/0", "{kiln}:"));
         assert_eq!(place.ca.as_deref(), Some("/etc/ca.pem"));
     }
 

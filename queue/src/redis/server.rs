@@ -11,8 +11,8 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind,
 pub(super) struct Server {
     /// Scheme, host, port and database.
     name: String,
-    /// The queue's name in braces.
-    tag: String,
+    /// How the queue's keys begin.
+    keys: String,
     channel: String,
     /// Tells this process's publications from others'.
     origin: String,
@@ -30,8 +30,8 @@ pub(super) struct Connections {
 }
 
 impl Server {
-    pub(super) fn new(name: String, tag: String, channel: String, origin: String, to: Connections) -> Self {
-        Self { name, tag, channel, origin, connections: Mutex::new(Some(to)) }
+    pub(super) fn new(name: String, keys: String, channel: String, origin: String, to: Connections) -> Self {
+        Self { name, keys, channel, origin, connections: Mutex::new(Some(to)) }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -52,7 +52,7 @@ impl Server {
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<T, QueueError> {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(script.get_hash()).arg(1).arg(&self.tag);
+        command.arg(script.get_hash()).arg(1).arg(&self.keys);
         arguments(&mut command);
         let mut connection = self.connections()?.commands;
         let mut answer = command.query_async(&mut connection).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kiln_queue::{Options, open};
 use kiln_shared::ids::{AppId, CallId, FunctionId};
-use kiln_shared::queue::{Held, NewMessage, Outcome, QueueError, Reserve, Settled, Settlement};
+use kiln_shared::queue::{Held, NewMessage, Outcome, Purge, QueueError, Reserve, Retry, Settled, Settlement};
 use kiln_testkit::redis::Server;
 use kiln_testkit::until;
 
@@ -42,6 +42,8 @@ async fn a_server_killed_under_load_loses_nothing_acknowledged() {
     nothing_acknowledged_is_lost(&mut server, &url).await;
 }
 
+const LEASE: Duration = Duration::from_mins(5);
+
 fn message() -> NewMessage {
     NewMessage::new(CallId::generate(), FunctionId::generate(), AppId::generate(), "hello")
 }
@@ -63,7 +65,6 @@ async fn a_server_that_was_killed_has_what_waited_and_what_ran() {
     let mut server = Server::start().await;
     let queue = open(&server.url(), Options::default()).await.expect("it opens");
     let mut acknowledged = Vec::new();
-    let lease = Duration::from_mins(5);
     for life in 0..3 {
         for _ in 0..40 {
             let message = message();
@@ -71,7 +72,7 @@ async fn a_server_that_was_killed_has_what_waited_and_what_ran() {
             acknowledged.push(message.id);
         }
         // Some run and one is done when the server dies.
-        let taken = queue.reserve(Reserve::new("worker", 10, lease)).await.expect("the server answers");
+        let taken = queue.reserve(Reserve::new("worker", 10, LEASE)).await.expect("the server answers");
         assert_eq!(taken.len(), 10, "in life {life}");
         let done = Settlement { receipt: taken[0].receipt, outcome: Outcome::Done };
         assert_eq!(queue.settle(vec![done]).await, Ok(vec![Settled::Done]));
@@ -80,7 +81,7 @@ async fn a_server_that_was_killed_has_what_waited_and_what_ran() {
         assert!(matches!(refused, Err(QueueError::Unavailable(_))), "{refused:?}");
         server.begin().await;
         until("the server is found again", async || queue.depth().await.ok()).await;
-        let renewed = queue.renew(taken.iter().map(|taken| taken.receipt).collect(), lease).await;
+        let renewed = queue.renew(taken.iter().map(|taken| taken.receipt).collect(), LEASE).await;
         let held = renewed.expect("the server answers").into_iter().filter(|held| *held == Held::Held);
         assert_eq!(held.count(), 9, "what ran runs on");
     }
@@ -108,8 +109,7 @@ async fn who_waits_is_woken_after_the_server_was_away() {
     there.enqueue(vec![sent.clone()]).await.expect("the server answers");
     let woken = tokio::time::timeout(Duration::from_secs(20), async {
         loop {
-            let taken =
-                here.reserve(Reserve::new("worker", 1, Duration::from_mins(1))).await.expect("it answers");
+            let taken = here.reserve(Reserve::new("worker", 1, LEASE)).await.expect("it answers");
             if let Some(taken) = taken.first() {
                 return taken.receipt.id;
             }
@@ -145,7 +145,7 @@ async fn all_keys_of_a_queue_are_in_one_slot_of_a_cluster() {
         ..message()
     };
     queue.enqueue(vec![sent, message(), message()]).await.expect("the server answers");
-    let taken = queue.reserve(Reserve::new("worker", 1, Duration::from_mins(1))).await.expect("it answers");
+    let taken = queue.reserve(Reserve::new("worker", 1, LEASE)).await.expect("it answers");
     let done = Settlement { receipt: taken[0].receipt, outcome: Outcome::Done };
     queue.settle(vec![done]).await.expect("the server answers");
     let keys: Vec<String> =
@@ -161,7 +161,7 @@ async fn memory_that_is_used_up_refuses_calls_but_lets_them_end() {
     ask(&server, &["CONFIG", "SET", "maxmemory", "1mb"]).await;
     let refused = queue.enqueue(vec![message()]).await;
     assert!(matches!(&refused, Err(QueueError::Unavailable(why)) if why.contains("memory")), "{refused:?}");
-    let taken = queue.reserve(Reserve::new("worker", 10, Duration::from_mins(1))).await.expect("it answers");
+    let taken = queue.reserve(Reserve::new("worker", 10, LEASE)).await.expect("it answers");
     assert_eq!(taken.len(), 1);
     let done = Settlement { receipt: taken[0].receipt, outcome: Outcome::Done };
     assert_eq!(queue.settle(vec![done]).await, Ok(vec![Settled::Done]));
@@ -203,4 +203,57 @@ async fn a_prefix_that_is_something_elses_is_told() {
     ask(&server, &["SET", "{next}:schema", "2"]).await;
     let said = refused(&format!("{}?prefix=next", server.url())).await;
     assert!(said.contains("it is of schema \"2\", not 1"), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_given_up_and_found_again() {
+    let server = Server::start().await;
+    let queue = open(&server.url(), Options::default()).await.expect("it opens");
+    server.freeze();
+    let sent = message();
+    let refused = queue.enqueue(vec![sent.clone()]).await;
+    server.thaw();
+    assert!(matches!(refused, Err(QueueError::Unavailable(_))), "{refused:?}");
+    // It may have been stored; repeating it does no harm.
+    let again =
+        until("the server is found again", async || queue.enqueue(vec![sent.clone()]).await.ok()).await;
+    assert_eq!(again[0].id(), sent.id);
+    assert_eq!(queue.reserve(Reserve::new("worker", 10, LEASE)).await.expect("it answers").len(), 1);
+}
+
+#[tokio::test]
+async fn a_user_needs_no_more_than_is_documented() {
+    let server = Server::start().await;
+    let words = "ACL SETUSER kiln on >secret ~{kiln}:* &{kiln}:due:* \
+                 +@read +@write +@scripting +@pubsub +@connection +time";
+    ask(&server, &words.split(' ').collect::<Vec<_>>()).await;
+    let url = format!("redis://kiln:secret@127.0.0.1:{}/", server.port);
+    let queue = open(&url, Options::default()).await.expect("it opens");
+    queue.enqueue(vec![message()]).await.expect("it may");
+    let taken = queue.reserve(Reserve::new("worker", 1, LEASE)).await.expect("it may");
+    let failed = Outcome::Failed { error: "no".to_owned(), retry: Retry::ByPolicy };
+    let failed = Settlement { receipt: taken[0].receipt, outcome: failed };
+    assert!(matches!(queue.settle(vec![failed]).await.expect("it may")[..], [Settled::Again { .. }]));
+    assert_eq!(queue.depth().await.expect("it may").len(), 1);
+    assert_eq!(queue.purge(Purge::Finished(Duration::ZERO)).await, Ok(0));
+    // A prefix that is not this user's.
+    let said = refused(&format!("{url}?prefix=other")).await;
+    assert!(said.contains(" refuses: ") && !said.contains("secret"), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_is_spoken_to_with_tls_if_its_certificate_is_known() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let server = Server::start_with_tls(&certificate, &key).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, certificate).expect("written");
+    let url = format!("rediss://127.0.0.1:{}/", server.port);
+    let queue = open(&format!("{url}?ca={}", ca.display()), Options::default()).await.expect("it opens");
+    queue.enqueue(vec![message()]).await.expect("the server answers");
+    let said = refused(&url).await;
+    assert!(said.starts_with(&format!("queue {url}0 cannot be reached: ")), "{said}");
+    let said = refused(&format!("{url}?ca=/nowhere/ca.pem")).await;
+    assert!(said.contains("its ca, /nowhere/ca.pem, cannot be read"), "{said}");
 }

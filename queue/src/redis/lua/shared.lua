@@ -1,6 +1,6 @@
 -- What the scripts share.
 --
--- KEYS[1] is the queue's name in braces, which all its keys begin with, so that they are in one slot of a cluster:
+-- KEYS[1] is the queue's name in braces and a colon. All its keys begin so, and are in one slot of a cluster:
 --   :seq            the last sequence number
 --   :m:<id>         a message: a hash of the fields of FIELDS
 --   :b:<id>         what it carries, while it may still run
@@ -14,7 +14,7 @@
 --   :running, :dead how many messages of each function are
 -- Times are milliseconds since 1970. States: 0 waits, 1 runs, 2 done, 3 dead, 4 cancelled.
 local call = redis.call
-local base = KEYS[1] .. ':'
+local base = KEYS[1]
 local WAITING, RUNNING, DONE, DEAD, CANCELLED = '0', '1', '2', '3', '4'
 -- seq, id, function, app, priority, state, due, deadline, created, started, leased until, ended, lease, attempts,
 -- attempts max, pause min, pause max, jitter, worker, error, payload bytes
