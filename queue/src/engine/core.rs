@@ -2,21 +2,19 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use kiln_shared::queue::WakeSource;
 use tokio::sync::Notify;
 
 use super::operation::Effect;
+#[cfg(feature = "sql")]
+use super::room::{Room, RoomCount};
 use crate::Options;
 use crate::clock::QueueTime;
 use crate::fair::Turns;
 
 /// Leases and deadlines that ended are looked for at most this often by those who reserve.
 const SWEEP_EVERY_MILLIS: i64 = 250;
-/// Messages are counted at most this often.
-#[cfg(feature = "sql")]
-const COUNT_EVERY: Duration = Duration::from_millis(100);
 
 /// Shared by the queue's operations and what runs beside them.
 #[derive(Debug)]
@@ -28,29 +26,10 @@ pub(crate) struct Core {
     messages_max: Option<u64>,
     turns: Mutex<Turns>,
     #[cfg(feature = "sql")]
-    room: Mutex<Option<Count>>,
+    room: RoomCount,
     swept_at: AtomicI64,
     /// When the tender looks next, in milliseconds.
     look_at: AtomicI64,
-}
-
-/// How many messages wait or run, at least as of a moment ago.
-#[cfg(feature = "sql")]
-#[derive(Debug, Clone, Copy)]
-struct Count {
-    messages: u64,
-    at: Instant,
-}
-
-/// Whether messages fit.
-#[cfg(feature = "sql")]
-pub(crate) enum Room {
-    /// They do, and are counted.
-    Enough,
-    /// They may: count, then ask again.
-    Uncounted,
-    /// They do not.
-    Full { messages_max: u64 },
 }
 
 impl Core {
@@ -62,7 +41,7 @@ impl Core {
             messages_max: options.messages_max,
             turns: Mutex::default(),
             #[cfg(feature = "sql")]
-            room: Mutex::default(),
+            room: RoomCount::default(),
             swept_at: AtomicI64::new(i64::MIN),
             look_at: AtomicI64::new(i64::MAX),
         }
@@ -92,23 +71,13 @@ impl Core {
     /// Asks for room for so many messages.
     #[cfg(feature = "sql")]
     pub(crate) fn room_for(&self, messages: u64) -> Room {
-        let Some(messages_max) = self.messages_max else { return Room::Enough };
-        let mut count = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *count {
-            Some(count) if count.messages + messages <= messages_max => {
-                count.messages += messages;
-                Room::Enough
-            }
-            Some(count) if count.at.elapsed() < COUNT_EVERY => Room::Full { messages_max },
-            _ => Room::Uncounted,
-        }
+        self.messages_max.map_or(Room::Enough, |messages_max| self.room.ask(messages, messages_max))
     }
 
-    /// Takes over a count made just now.
+    /// Takes over a count of messages made just now.
     #[cfg(feature = "sql")]
     pub(crate) fn counted(&self, messages: u64) {
-        let mut count = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        *count = Some(Count { messages, at: Instant::now() });
+        self.room.counted(messages);
     }
 
     /// Tells those who wait what a committed operation changed.

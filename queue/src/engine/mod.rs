@@ -4,12 +4,14 @@
 mod core;
 mod operation;
 mod queue;
+#[cfg(feature = "sql")]
+mod room;
 mod row;
 mod tend;
 
 pub(crate) use core::Core;
-#[cfg(feature = "sql")]
-pub(crate) use core::Room;
 pub(crate) use operation::{Effect, Horizon, Operation, PURGED_MAX, Reply, page_begin};
 pub(crate) use queue::{Engine, EngineQueue};
-pub(crate) use row::{Body, Broken, NewRow, Row, millis, parse, priority, stored, time};
+#[cfg(feature = "sql")]
+pub(crate) use room::Room;
+pub(crate) use row::{Broken, NewRow, Row, millis, parse, priority, stored, time};

@@ -29,6 +29,7 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// True if it changes nothing.
+    #[cfg(feature = "sql")]
     pub(crate) fn only_reads(&self) -> bool {
         matches!(self, Self::Inspect(_) | Self::List(_) | Self::Depth)
     }

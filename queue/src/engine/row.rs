@@ -56,15 +56,6 @@ pub(crate) struct Row {
     pub(crate) payload_bytes: i64,
 }
 
-/// What a message carries.
-#[derive(Debug)]
-#[cfg_attr(feature = "sql", derive(sqlx::FromRow))]
-pub(crate) struct Body {
-    pub(crate) seq: i64,
-    pub(crate) envelope: String,
-    pub(crate) payload: Vec<u8>,
-}
-
 impl Row {
     /// What decides about another attempt.
     pub(crate) fn tries(&self) -> Tries {
@@ -85,8 +76,8 @@ impl Row {
         }
     }
 
-    /// The message as it is given to a worker, in the lease after the row's.
-    pub(crate) fn reserved(&self, body: Body) -> Result<Reserved, Broken> {
+    /// The message as it is given to a worker with what it carries, in the lease after the row's.
+    pub(crate) fn reserved(&self, envelope: String, payload: Vec<u8>) -> Result<Reserved, Broken> {
         Ok(Reserved {
             receipt: Receipt { id: parse(&self.id)?, lease: self.lease.unsigned_abs() + 1 },
             function_id: parse(&self.function_id)?,
@@ -95,8 +86,8 @@ impl Row {
             attempt: self.attempts as u32 + 1,
             retry: self.retry(),
             created_at: time(self.created_at)?,
-            envelope: RawValue::from_string(body.envelope).map_err(|error| broken(&error))?,
-            payload: Bytes::from(body.payload),
+            envelope: RawValue::from_string(envelope).map_err(|error| broken(&error))?,
+            payload: Bytes::from(payload),
         })
     }
 

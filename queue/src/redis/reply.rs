@@ -1,6 +1,6 @@
 //! What scripts answer.
 
-use crate::engine::{Body, Broken, Row};
+use crate::engine::{Broken, Row};
 
 /// A message's fields, in the order of `lua/shared.lua`; absent ones as none.
 pub(super) type Fields = Vec<Option<Vec<u8>>>;
@@ -45,8 +45,8 @@ pub(super) fn rows(replies: Vec<Fields>) -> Result<Vec<Row>, Broken> {
     replies.into_iter().map(row).collect()
 }
 
-/// A message and what it carries, which is its last field: payload, then envelope.
-pub(super) fn with_body(mut fields: Fields) -> Result<(Row, Body), Broken> {
+/// A message with its envelope and payload, which are its last field: payload, then envelope.
+pub(super) fn with_body(mut fields: Fields) -> Result<(Row, String, Vec<u8>), Broken> {
     let body = fields.pop().flatten();
     let row = row(fields)?;
     let mut payload = body.ok_or_else(|| Broken(format!("message {} has lost what it carries", row.id)))?;
@@ -55,8 +55,7 @@ pub(super) fn with_body(mut fields: Fields) -> Result<(Row, Body), Broken> {
         return Err(Broken(format!("message {} has lost a part of what it carries", row.id)));
     }
     let envelope = text(Some(payload.split_off(payload_bytes)))?;
-    let body = Body { seq: row.seq, envelope, payload };
-    Ok((row, body))
+    Ok((row, envelope, payload))
 }
 
 /// A number, or none where a script found none.
@@ -99,8 +98,8 @@ mod tests {
     fn a_body_is_payload_and_envelope() {
         let mut with = fields();
         with.push(Some(b"\0\xff\x01\x02{}".to_vec()));
-        let (_, body) = with_body(with).unwrap();
-        assert_eq!((body.payload, body.envelope.as_str()), (vec![0, 255, 1, 2], "{}"));
+        let (_, envelope, payload) = with_body(with).unwrap();
+        assert_eq!((envelope.as_str(), payload), ("{}", vec![0, 255, 1, 2]));
         for lost in [None, Some(b"123".to_vec())] {
             let mut with = fields();
             with.push(lost);

@@ -74,9 +74,9 @@ impl Redis {
         for (allotment, given) in round.iter().zip(lanes) {
             selection.took(allotment, given.len());
             for fields in given {
-                let (row, body) = with_body(fields)?;
-                hand.room_bytes = hand.room_bytes.saturating_sub(body.payload.len());
-                hand.given.push(row.reserved(body)?);
+                let (row, envelope, payload) = with_body(fields)?;
+                hand.room_bytes = hand.room_bytes.saturating_sub(payload.len());
+                hand.given.push(row.reserved(envelope, payload)?);
             }
         }
         if !all_fitted {

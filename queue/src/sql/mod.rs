@@ -11,8 +11,8 @@ pub(crate) mod server;
 mod session;
 mod settle;
 
-pub(crate) use crate::engine::{Body, Core, Effect, Engine, Horizon, NewRow, Operation, Reply, Row, stored};
+pub(crate) use crate::engine::{Core, Effect, Engine, Horizon, NewRow, Operation, Reply, Row, stored};
 pub(crate) use enqueue::enqueue;
 pub(crate) use operation::{Done, Fault, run};
-pub(crate) use row::{DepthRow, LaneRow, columns, lanes_max, parse};
+pub(crate) use row::{Body, DepthRow, LaneRow, columns, lanes_max, parse};
 pub(crate) use session::{Again, Buried, Session};

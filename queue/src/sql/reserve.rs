@@ -47,7 +47,7 @@ pub(super) async fn reserve(
             let body = bodies.remove(&row.seq).ok_or_else(|| {
                 sqlx::Error::Protocol(format!("message {} has lost what it carries", row.id))
             })?;
-            reserved.push(row.reserved(body)?);
+            reserved.push(row.reserved(body.envelope, body.payload)?);
         }
     }
 }

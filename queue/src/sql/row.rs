@@ -23,6 +23,14 @@ macro_rules! lanes_max {
 }
 pub(crate) use lanes_max;
 
+/// What a message carries.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct Body {
+    pub(crate) seq: i64,
+    pub(crate) envelope: String,
+    pub(crate) payload: Vec<u8>,
+}
+
 /// The first waiting message of a function and priority.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct LaneRow {

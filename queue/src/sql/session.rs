@@ -6,7 +6,8 @@ use std::future::Future;
 use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{Depth, List, NewMessage, Purge};
 
-use crate::engine::{Body, Horizon, Row};
+use super::row::Body;
+use crate::engine::{Horizon, Row};
 use crate::fair::{Allotment, Lane};
 
 type Sql<T> = Result<T, sqlx::Error>;
