@@ -1,6 +1,7 @@
-//! What a durable enqueue costs on SQLite: many callers beside one write that is waited for per message, in one run.
+//! What a durable enqueue costs: many callers beside one write that is waited for per message, in one run.
 //!
-//! Prints medians over rounds that alternate, and their ratios. `cargo bench -p kiln-queue`.
+//! Prints medians over rounds that alternate, and their ratios. `cargo bench -p kiln-queue` measures SQLite, with
+//! `KILN_BENCH_QUEUE=redis://...` the empty queue of that URL.
 
 use std::fs::File;
 use std::io::Write;
@@ -152,10 +153,12 @@ fn main() {
     // In the folder of the build, which is on a disk where /tmp may not be.
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let runtime = Runtime::new().expect("a runtime");
-    let url = format!("sqlite://{}", home.path().join("queue.db").display());
+    let file = format!("sqlite://{}", home.path().join("queue.db").display());
+    let url = std::env::var("KILN_BENCH_QUEUE").unwrap_or(file);
     runtime.block_on(async {
         let queue = open(&url, Options::default()).await.expect("the queue opens");
         let (mut bare_rounds, mut alone, mut together, mut drained) = (vec![], vec![], vec![], vec![]);
+        let begun = cpu_millis();
         for _ in 0..ROUNDS {
             bare_rounds.push(bare(home.path()));
             alone.push(enqueue(&queue, 1, MESSAGES_ALONE).await);
@@ -166,6 +169,9 @@ fn main() {
         let alone = row("enqueue, 1 caller", &alone);
         let together = row(&format!("enqueue, {CALLERS} callers"), &together);
         println!("{:<34} {:>9.0} /s", "reserved and done, batches of 64", median(drained));
+        let messages = (ROUNDS * (MESSAGES + MESSAGES_ALONE)) as i64;
+        let cpu_micros = (cpu_millis() - begun) * 1_000;
+        println!("{:<34} {:>9} us", "CPU of a message, from end to end", cpu_micros / messages);
         row("from enqueue to start, idle", &[start(&queue).await]);
         println!("rate against a write per message: {:.1} x", together.rate / bare.rate);
         println!("rate against an enqueue at a time: {:.1} x", together.rate / alone.rate);

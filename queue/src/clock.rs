@@ -92,7 +92,7 @@ impl QueueTime {
 
     /// Takes over the server's time, `millis`, as it was asked for at `asked` and answered just now.
     #[cfg_attr(
-        not(any(feature = "postgres", feature = "mysql")),
+        not(any(feature = "postgres", feature = "mysql", feature = "redis")),
         expect(dead_code, reason = "servers alone tell")
     )]
     pub(crate) fn learn(&self, millis: i64, asked: Instant) {

@@ -4,13 +4,16 @@
 //! tests, `tests/queue/conformance/`.
 
 mod clock;
+mod engine;
 mod fair;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod open;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "sql")]
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;

@@ -59,6 +59,16 @@ pub enum OpenError {
         /// The database, stream or topic.
         missing: String,
     },
+    /// The server's own version.
+    #[error("queue {queue} is of version {version}, which is too old; use {wanted} or newer")]
+    Old {
+        /// Its name and address.
+        queue: String,
+        /// What it is.
+        version: String,
+        /// What is needed.
+        wanted: String,
+    },
     /// Another version of Kiln made the tables, or they could not be made.
     #[error(
         "queue {queue} cannot be brought to this version's schema: {reason}; use the version of Kiln that wrote it"
@@ -95,6 +105,10 @@ const SCHEMES: &[(&str, &str)] = &[
     ("postgres", "postgres://user:password@host:port/database"),
     #[cfg(feature = "mysql")]
     ("mysql", "mysql://user:password@host:port/database"),
+    #[cfg(feature = "redis")]
+    ("redis", "redis://user:password@host:port/database"),
+    #[cfg(feature = "redis")]
+    ("rediss", "rediss://user:password@host:port/database"),
 ];
 
 fn known() -> String {
@@ -115,6 +129,8 @@ pub async fn open(url: &str, options: Options) -> Result<Arc<dyn Queue>, OpenErr
         "postgres" | "postgresql" => Ok(Arc::new(crate::postgres::open(url, options).await?)),
         #[cfg(feature = "mysql")]
         "mysql" | "mariadb" => Ok(Arc::new(crate::mysql::open(url, options).await?)),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" => Ok(Arc::new(crate::redis::open(url, options).await?)),
         other => {
             let is_word = other.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
             Err(OpenError::Scheme { scheme: if is_word { other.to_owned() } else { String::new() } })

@@ -4,6 +4,7 @@
 pub mod mariadb;
 pub mod postgres;
 mod process;
+pub mod redis;
 
 use std::time::Duration;
 

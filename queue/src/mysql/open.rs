@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::MySql;
+use crate::engine::{Core, Engine, EngineQueue};
 use crate::sql::server::{CONNECT_MAX, CONNECTIONS_MAX, IDLE_MAX, check_parameters, not_opened, wrong_url};
-use crate::sql::{Core, Engine, SqlQueue};
 use crate::{OpenError, Options};
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -33,7 +33,7 @@ const SETTINGS: [&str; 2] =
 const UNKNOWN_DATABASE: u16 = 1049;
 
 /// Opens `mysql://...`, making tables where they are missing.
-pub(crate) async fn open(url: &str, options: Options) -> Result<SqlQueue<MySql>, OpenError> {
+pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<MySql>, OpenError> {
     let connect = parse(url).map_err(|reason| OpenError::Url { reason, example: EXAMPLE })?;
     let address = address(&connect);
     let database = connect.get_database().unwrap_or_default().to_owned();
@@ -71,7 +71,7 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<SqlQueue<MySql>,
         .tell_time()
         .await
         .map_err(|error| OpenError::Unreachable { queue: address, reason: error.to_string() })?;
-    Ok(SqlQueue::new(engine, core, TaskTracker::new(), CancellationToken::new()))
+    Ok(EngineQueue::new(engine, core, TaskTracker::new(), CancellationToken::new()))
 }
 
 /// The settings of a connection, or what is wrong with the URL in words that show none of it.

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Postgres, notices};
+use crate::engine::{Core, Engine, EngineQueue};
 use crate::sql::server::{CONNECT_MAX, CONNECTIONS_MAX, IDLE_MAX, check_parameters, not_opened, wrong_url};
-use crate::sql::{Core, Engine, SqlQueue};
 use crate::{OpenError, Options};
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -42,7 +42,7 @@ const SETTINGS: [(&str, &str); 6] = [
 ];
 
 /// Opens `postgres://...`, making tables where they are missing.
-pub(crate) async fn open(url: &str, options: Options) -> Result<SqlQueue<Postgres>, OpenError> {
+pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<Postgres>, OpenError> {
     let connect = parse(url).map_err(|reason| OpenError::Url { reason, example: EXAMPLE })?;
     let address = address(&connect);
     let database = connect.get_database().unwrap_or_default().to_owned();
@@ -76,7 +76,7 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<SqlQueue<Postgre
         .tell_time()
         .await
         .map_err(|error| OpenError::Unreachable { queue: address, reason: error.to_string() })?;
-    Ok(SqlQueue::new(engine, core, tasks, stop))
+    Ok(EngineQueue::new(engine, core, tasks, stop))
 }
 
 /// The settings of a connection, or what is wrong with the URL in words that show none of it.

@@ -6,10 +6,9 @@ use std::collections::hash_map::Entry;
 use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{Enqueued, NewMessage, QueueError};
 
-use super::core::{Core, Room};
-use super::operation::{Effect, Fault};
-use super::row::millis;
+use super::operation::Fault;
 use super::session::Session;
+use crate::engine::{Core, Effect, Room, millis};
 
 /// The answer for one batch.
 type Answer = Result<Vec<Enqueued>, QueueError>;

@@ -2,7 +2,7 @@
 
 use kiln_shared::queue::{List, Purge, State};
 
-use super::row::{millis, stored};
+use crate::engine::{millis, stored};
 
 /// What restricts a list, each part beginning with `AND`.
 pub(crate) fn listed(list: &List, now_millis: i64) -> String {

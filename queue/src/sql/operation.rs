@@ -1,85 +1,10 @@
 //! The operations, each one transaction.
 
-use std::time::Duration;
+use kiln_shared::queue::{List, Page, QueueError};
 
-use kiln_shared::ids::CallId;
-use kiln_shared::queue::{
-    Cancelled, Depth, Enqueued, Held, List, MessageView, NewMessage, Page, Purge, QueueError, Receipt,
-    Redrive, Reserve, Reserved, Settled, Settlement,
-};
-
-use super::core::Core;
-use super::row::millis;
-use super::session::{Horizon, Session};
+use super::session::Session;
 use super::{enqueue, reserve, settle};
-
-/// Most messages that one purge forgets.
-const PURGED_MAX: i64 = 2_000;
-
-/// What to do.
-#[derive(Debug)]
-pub(crate) enum Operation {
-    Enqueue(Vec<NewMessage>),
-    Reserve(Reserve),
-    Renew(Vec<Receipt>, Duration),
-    Settle(Vec<Settlement>),
-    Redrive(Redrive),
-    Cancel(CallId),
-    Purge(Purge),
-    Sweep,
-    Inspect(CallId),
-    List(List),
-    Depth,
-}
-
-impl Operation {
-    /// True if it changes nothing.
-    pub(crate) fn only_reads(&self) -> bool {
-        matches!(self, Self::Inspect(_) | Self::List(_) | Self::Depth)
-    }
-}
-
-/// What was answered; the variant is the operation's.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    Enqueued(Vec<Enqueued>),
-    Reserved(Vec<Reserved>),
-    Held(Vec<Held>),
-    Settled(Vec<Settled>),
-    Cancelled(Cancelled),
-    Count(u64),
-    Horizon(Horizon),
-    Message(Option<Box<MessageView>>),
-    Page(Page),
-    Depth(Vec<Depth>),
-}
-
-/// What an operation means, once committed, to those who wait for messages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Effect {
-    #[default]
-    Nothing,
-    /// A message will be due at this time.
-    Later(i64),
-    /// A message is due.
-    Due,
-}
-
-impl Effect {
-    /// A message that waits and is due then.
-    pub(super) fn of_waiting(due_at: i64, now: i64) -> Self {
-        if due_at <= now { Self::Due } else { Self::Later(due_at) }
-    }
-
-    /// Both.
-    pub(crate) fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Nothing, effect) | (effect, Self::Nothing) => effect,
-            (Self::Later(one), Self::Later(other)) => Self::Later(one.min(other)),
-            _ => Self::Due,
-        }
-    }
-}
+use crate::engine::{Broken, Core, Effect, Operation, PURGED_MAX, Reply, millis, page_begin};
 
 /// An operation that may be committed.
 #[derive(Debug)]
@@ -96,6 +21,12 @@ pub(crate) enum Fault {
     /// Nothing was changed.
     #[error(transparent)]
     Refused(#[from] QueueError),
+}
+
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Self {
+        Self::Sql(broken.into())
+    }
 }
 
 impl Done {
@@ -149,12 +80,7 @@ pub(crate) async fn run(
 }
 
 async fn page(session: &mut impl Session, list: &List, now: i64) -> Result<Page, Fault> {
-    let after = match &list.after {
-        None => 0,
-        Some(after) => after
-            .parse()
-            .map_err(|_| QueueError::Invalid(format!("a page after {after:?}; use the last page's next")))?,
-    };
+    let after = page_begin(list)?;
     let rows = session.rows(list, after, now).await?;
     let next = rows.get(list.messages_max.saturating_sub(1)).map(|last| last.seq.to_string());
     let messages = rows.iter().map(|row| row.view(now)).collect::<Result<_, _>>()?;

@@ -2,11 +2,10 @@
 
 use kiln_shared::queue::{BATCH_BYTES_MAX, Reserve, Reserved};
 
-use super::core::Core;
-use super::operation::{Effect, Fault};
-use super::row::{Row, millis};
+use super::operation::Fault;
 use super::session::Session;
 use super::settle;
+use crate::engine::{Core, Effect, Row, millis};
 use crate::fair::Selection;
 
 /// Gives messages, those of leases that ended included; the effect is that of the ended ones.
@@ -48,7 +47,7 @@ pub(super) async fn reserve(
             let body = bodies.remove(&row.seq).ok_or_else(|| {
                 sqlx::Error::Protocol(format!("message {} has lost what it carries", row.id))
             })?;
-            reserved.push(row.reserved(body)?);
+            reserved.push(row.reserved(body.envelope, body.payload)?);
         }
     }
 }

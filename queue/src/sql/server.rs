@@ -7,10 +7,10 @@ use sqlx::error::DatabaseError;
 use sqlx::{Database, Pool, Transaction};
 use tokio::time::{sleep, timeout};
 
-use super::core::Core;
-use super::operation::{Done, Effect, Fault, Operation, Reply, run};
+use super::operation::{Done, Fault, run};
 use super::session::Session;
 use crate::OpenError;
+use crate::engine::{Core, Effect, Operation, Reply};
 
 /// Longest run of one operation, its tries included.
 const OPERATION_MAX: Duration = Duration::from_secs(15);

@@ -6,7 +6,8 @@ use std::future::Future;
 use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{Depth, List, NewMessage, Purge};
 
-use super::row::{Body, Row};
+use super::row::Body;
+use crate::engine::{Horizon, Row};
 use crate::fair::{Allotment, Lane};
 
 type Sql<T> = Result<T, sqlx::Error>;
@@ -26,20 +27,6 @@ pub(crate) struct Again {
 pub(crate) struct Buried {
     pub(crate) seq: i64,
     pub(crate) last_error: String,
-}
-
-/// What happens next by itself. Fields are named as the columns.
-#[expect(clippy::struct_field_names, reason = "all are times")]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, sqlx::FromRow)]
-pub(crate) struct Horizon {
-    /// When the first waiting message is due, or was.
-    pub(crate) due_at: Option<i64>,
-    /// When the first that is not due yet will be.
-    pub(crate) next_due_at: Option<i64>,
-    /// When the first lease ends.
-    pub(crate) lease_ends_at: Option<i64>,
-    /// When the first waiting message is too late.
-    pub(crate) deadline_at: Option<i64>,
 }
 
 /// The statements of one database, in a transaction. Rows that a method says it locks stay as they are, for others,

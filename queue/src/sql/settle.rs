@@ -8,9 +8,9 @@ use kiln_shared::queue::{
     Cancelled, Held, Next, Outcome, Receipt, Redrive, Settled, Settlement, abandoned, expired, failed,
 };
 
-use super::operation::{Effect, Fault};
-use super::row::{Row, millis, stored};
+use super::operation::Fault;
 use super::session::{Again, Buried, Session};
+use crate::engine::{Effect, Row, millis, stored};
 
 /// Most leases, and most deadlines, that one sweep ends.
 const SWEPT_MAX: i64 = 500;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Sqlite, writer};
-use crate::sql::{Core, SqlQueue};
+use crate::engine::{Core, EngineQueue};
 use crate::{OpenError, Options};
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -36,7 +36,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUESTS_MAX: usize = 1024;
 
 /// Opens `sqlite:///path`, making directory, file and tables where they are missing.
-pub(crate) async fn open(url: &str, options: Options) -> Result<SqlQueue<Sqlite>, OpenError> {
+pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<Sqlite>, OpenError> {
     let rest = url.strip_prefix("sqlite:").map_or(url, |rest| rest.strip_prefix("//").unwrap_or(rest));
     if rest.is_empty() || rest.contains('?') || rest == ":memory:" {
         let reason =
@@ -73,7 +73,7 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<SqlQueue<Sqlite>
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     tasks.spawn(writer::write(connection, Arc::clone(&core), requests, stop.clone()));
     let engine = Sqlite { path: path.to_owned(), core: Arc::clone(&core), readers, writer: sender };
-    Ok(SqlQueue::new(engine, core, tasks, stop))
+    Ok(EngineQueue::new(engine, core, tasks, stop))
 }
 
 /// Makes the directory, and the file with access for its owner only: payloads may be anybody's secrets.

@@ -4,5 +4,6 @@ mod conformance;
 mod mariadb;
 mod outage;
 mod postgres;
+mod redis;
 mod sqlite;
 mod urls;

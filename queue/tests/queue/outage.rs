@@ -96,9 +96,17 @@ async fn take(queue: &Arc<dyn Queue>, done: &mut HashSet<CallId>) -> usize {
         .iter()
         .map(|reserved| Settlement { receipt: reserved.receipt, outcome: Outcome::Done })
         .collect();
-    if let Ok(settled) = queue.settle(settlements).await {
-        let settled = taken.iter().zip(settled).filter(|(_, settled)| *settled == Settled::Done);
-        done.extend(settled.map(|(reserved, _)| reserved.receipt.id));
-    }
+    // A server that dies before it answers may have done it: say it again, or nobody knows.
+    let settled = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            match queue.settle(settlements.clone()).await {
+                Ok(settled) => return settled,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    });
+    let settled = settled.await.expect("the queue answers again");
+    let settled = taken.iter().zip(settled).filter(|(_, settled)| *settled == Settled::Done);
+    done.extend(settled.map(|(reserved, _)| reserved.receipt.id));
     taken.len()
 }

@@ -1,4 +1,4 @@
-//! The trait's operations, handed to a database's engine.
+//! The trait's operations, handed to a backend's engine.
 
 use std::fmt;
 use std::future::Future;
@@ -18,7 +18,7 @@ use super::core::Core;
 use super::operation::{Operation, Reply};
 use super::tend;
 
-/// Runs operations, each in a transaction that is durable when it answers.
+/// Runs operations; what each changed is durable when it answers, all of it or nothing.
 pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Runs one. Waits a bounded time.
     fn run(&self, operation: Operation) -> impl Future<Output = Result<Reply, QueueError>> + Send;
@@ -33,8 +33,8 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     fn close(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// A queue in an SQL database.
-pub(crate) struct SqlQueue<E> {
+/// A queue with its engine.
+pub(crate) struct EngineQueue<E> {
     engine: Arc<E>,
     core: Arc<Core>,
     tasks: TaskTracker,
@@ -42,7 +42,7 @@ pub(crate) struct SqlQueue<E> {
     _stop_on_drop: DropGuard,
 }
 
-impl<E: Engine> SqlQueue<E> {
+impl<E: Engine> EngineQueue<E> {
     /// Begins to tend the queue.
     pub(crate) fn new(engine: E, core: Arc<Core>, tasks: TaskTracker, stop: CancellationToken) -> Self {
         let engine = Arc::new(engine);
@@ -73,7 +73,7 @@ macro_rules! reply {
     };
 }
 
-impl<E: Engine> Queue for SqlQueue<E> {
+impl<E: Engine> Queue for EngineQueue<E> {
     fn enqueue(&self, messages: Vec<NewMessage>) -> QueueFuture<'_, Vec<Enqueued>> {
         if messages.is_empty() {
             return Box::pin(std::future::ready(Ok(Vec::new())));
@@ -145,7 +145,7 @@ impl<E: Engine> Queue for SqlQueue<E> {
     }
 }
 
-impl<E: Engine> fmt::Debug for SqlQueue<E> {
+impl<E: Engine> fmt::Debug for EngineQueue<E> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.engine.fmt(formatter)
     }

@@ -1,21 +1,20 @@
-//! What one open queue keeps in memory, whatever its database.
+//! What one open queue keeps in memory, whatever its backend.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use kiln_shared::queue::WakeSource;
 use tokio::sync::Notify;
 
 use super::operation::Effect;
+#[cfg(feature = "sql")]
+use super::room::{Room, RoomCount};
 use crate::Options;
 use crate::clock::QueueTime;
 use crate::fair::Turns;
 
 /// Leases and deadlines that ended are looked for at most this often by those who reserve.
 const SWEEP_EVERY_MILLIS: i64 = 250;
-/// Messages are counted at most this often.
-const COUNT_EVERY: Duration = Duration::from_millis(100);
 
 /// Shared by the queue's operations and what runs beside them.
 #[derive(Debug)]
@@ -26,27 +25,11 @@ pub(crate) struct Core {
     pub(crate) sooner: Notify,
     messages_max: Option<u64>,
     turns: Mutex<Turns>,
-    room: Mutex<Option<Count>>,
+    #[cfg(feature = "sql")]
+    room: RoomCount,
     swept_at: AtomicI64,
     /// When the tender looks next, in milliseconds.
     look_at: AtomicI64,
-}
-
-/// How many messages wait or run, at least as of a moment ago.
-#[derive(Debug, Clone, Copy)]
-struct Count {
-    messages: u64,
-    at: Instant,
-}
-
-/// Whether messages fit.
-pub(super) enum Room {
-    /// They do, and are counted.
-    Enough,
-    /// They may: count, then ask again.
-    Uncounted,
-    /// They do not.
-    Full { messages_max: u64 },
 }
 
 impl Core {
@@ -57,18 +40,19 @@ impl Core {
             sooner: Notify::new(),
             messages_max: options.messages_max,
             turns: Mutex::default(),
-            room: Mutex::default(),
+            #[cfg(feature = "sql")]
+            room: RoomCount::default(),
             swept_at: AtomicI64::new(i64::MIN),
             look_at: AtomicI64::new(i64::MAX),
         }
     }
 
-    pub(super) fn with_turns<T>(&self, work: impl FnOnce(&mut Turns) -> T) -> T {
+    pub(crate) fn with_turns<T>(&self, work: impl FnOnce(&mut Turns) -> T) -> T {
         work(&mut self.turns.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// True, once in a while: it is time to look for what ended.
-    pub(super) fn is_time_to_sweep(&self, now_millis: i64) -> bool {
+    pub(crate) fn is_time_to_sweep(&self, now_millis: i64) -> bool {
         let swept_at = self.swept_at.load(Ordering::Relaxed);
         // A clock that was set back must not stop it.
         let is_time = now_millis.saturating_sub(swept_at) >= SWEEP_EVERY_MILLIS || now_millis < swept_at;
@@ -78,24 +62,22 @@ impl Core {
         is_time
     }
 
-    /// Asks for room for so many messages.
-    pub(super) fn room_for(&self, messages: u64) -> Room {
-        let Some(messages_max) = self.messages_max else { return Room::Enough };
-        let mut count = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *count {
-            Some(count) if count.messages + messages <= messages_max => {
-                count.messages += messages;
-                Room::Enough
-            }
-            Some(count) if count.at.elapsed() < COUNT_EVERY => Room::Full { messages_max },
-            _ => Room::Uncounted,
-        }
+    /// Most messages that may wait or run.
+    #[cfg(feature = "redis")]
+    pub(crate) fn messages_max(&self) -> Option<u64> {
+        self.messages_max
     }
 
-    /// Takes over a count made just now.
-    pub(super) fn counted(&self, messages: u64) {
-        let mut count = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        *count = Some(Count { messages, at: Instant::now() });
+    /// Asks for room for so many messages.
+    #[cfg(feature = "sql")]
+    pub(crate) fn room_for(&self, messages: u64) -> Room {
+        self.messages_max.map_or(Room::Enough, |messages_max| self.room.ask(messages, messages_max))
+    }
+
+    /// Takes over a count of messages made just now.
+    #[cfg(feature = "sql")]
+    pub(crate) fn counted(&self, messages: u64) {
+        self.room.counted(messages);
     }
 
     /// Tells those who wait what a committed operation changed.
@@ -112,7 +94,7 @@ impl Core {
     }
 
     /// The tender looks then, unless told before.
-    pub(super) fn looks_at(&self, millis: i64) {
+    pub(crate) fn looks_at(&self, millis: i64) {
         self.look_at.store(millis, Ordering::Relaxed);
     }
 }

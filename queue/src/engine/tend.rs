@@ -7,9 +7,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
-use super::operation::{Operation, Reply};
+use super::operation::{Horizon, Operation, Reply};
 use super::queue::Engine;
-use super::session::Horizon;
 
 /// Longest time without a look, so that nothing depends on being told.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
