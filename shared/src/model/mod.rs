@@ -9,6 +9,7 @@ mod call;
 mod error;
 mod function;
 mod node;
+mod queue;
 mod schedule;
 mod trigger;
 mod why;
@@ -19,10 +20,11 @@ pub use annotations::{
     MISFIRE, NEXT_TICK, ON_FAILURE, ON_SUCCESS, PAYLOAD, RETRY, TIME_ZONE,
 };
 pub use app::{App, AppInput, Shape};
-pub use call::Call;
+pub use call::{Call, CallState};
 pub use error::ApiError;
 pub use function::{FunctionInput, FunctionResource, resolve};
 pub use node::{FleetResource, NodeFunction, NodeResource, ScaleResource};
+pub use queue::{QueueFunction, QueueResource, QueuedCall, Redriven};
 pub use schedule::ScheduledCall;
 pub use trigger::{Trigger, TriggerInput, TriggerType};
 pub use why::{CallWhy, FunctionWhy};
