@@ -17,12 +17,12 @@ const BALANCERS: [&str; 2] = ["lb1", "lb2"];
 const AGENTS: [&str; 3] = ["a1", "a2", "a3"];
 const FUNCTIONS: usize = 3;
 /// How long things are broken.
-const ROUGH: Duration = Duration::from_secs(15);
+const ROUGH: Duration = Duration::from_secs(8);
 /// In which all that was accepted must have run, once everything works.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// Longest pause between two events.
-const PAUSE_MAX: Duration = Duration::from_millis(1500);
-const TICK: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(800);
+const TICK: Duration = Duration::from_millis(25);
 
 /// What happens in a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
