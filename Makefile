@@ -13,10 +13,12 @@ NAME ?=
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # Options of `make bench-hop`, as in `make bench-hop HOP='--in-flight 32 --rounds 5'`; empty: the whole table.
 HOP ?=
+# How many crash schedules `make test-crash` plays.
+SCHEDULES ?= 1000
 # More arguments for `make test`, as in `make test ARGS='-p kiln-shared codec'`.
 ARGS ?= --workspace
 
-.PHONY: help run stop test test-fleet lint fmt docs bench bench-micro bench-hop clean
+.PHONY: help run stop test test-fleet test-crash lint fmt docs bench bench-micro bench-hop clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +37,9 @@ test-fleet: ## Break a fleet of real processes under wrk's load (needs root)
 	@scripts/setup.sh fleet
 	cargo build --workspace --bins
 	cargo nextest run -p kiln-cli --test fleet --run-ignored all --no-capture --no-fail-fast
+
+test-crash: ## Kill agents, balancers and the queue at random, in virtual time: SCHEDULES=N of them
+	KILN_CRASH_SEEDS=$(SCHEDULES) cargo nextest run -p kiln-lb --test crash --no-capture --no-fail-fast
 
 lint: ## Check formatting, lints and (if cargo-deny is installed) licences
 	cargo fmt --all --check

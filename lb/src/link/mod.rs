@@ -90,8 +90,9 @@ impl LinkServer {
                     continue;
                 };
                 let (server, joins, stop) = (Arc::clone(&server), Arc::clone(&joins), stop.clone());
+                let tasks = connections.clone();
                 connections.spawn(async move {
-                    server.connection(incoming, &joins, &stop).await;
+                    server.connection(incoming, &joins, &tasks, &stop).await;
                     drop(permit);
                 });
             }
@@ -101,7 +102,13 @@ impl LinkServer {
         });
     }
 
-    async fn connection(&self, incoming: Incoming, joins: &Semaphore, stop: &CancellationToken) {
+    async fn connection(
+        &self,
+        incoming: Incoming,
+        joins: &Semaphore,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
         let address = incoming.remote_address();
         let connection = match timeout(OPENING_TIMEOUT, incoming).await {
             Ok(Ok(connection)) => connection,
@@ -132,7 +139,7 @@ impl LinkServer {
             Err(error) => return turn_away(&connection, &error.to_string()),
         };
         // Cancel-safe: the connection is closed when it is dropped.
-        match stop.run_until_cancelled(self.streams(&connection, &agent)).await {
+        match stop.run_until_cancelled(self.streams(&connection, &agent, tasks)).await {
             Some(Ended::Refused(refused)) => {
                 tracing::warn!(%address, node = agent.name(), "an agent is refused: {refused}");
                 metrics::counter!("kiln_link_refusals_total", "reason" => refused.reason()).increment(1);
@@ -160,8 +167,9 @@ impl LinkServer {
         }
     }
 
-    /// Serves the connection's streams until its state stream ends, the node is removed or its certificate has ended.
-    async fn streams(&self, connection: &Connection, agent: &Peer) -> Ended {
+    /// Serves the connection's streams until its state stream ends, the node is removed or its certificate has ended. What is
+    /// being taken from the queue then has a task of its own, since it must be given back.
+    async fn streams(&self, connection: &Connection, agent: &Peer, tasks: &TaskTracker) -> Ended {
         let mut streams = JoinSet::new();
         let mut over = pin!(self.over(connection, agent));
         loop {
@@ -190,6 +198,7 @@ impl LinkServer {
                 },
             };
             let (server, connection, agent) = (self.clone(), connection.clone(), agent.clone());
+            let tasks = tasks.clone();
             streams.spawn(async move {
                 let mut reader = MessageReader::new(reader, MESSAGE_BYTES_MAX);
                 match timeout(OPENING_TIMEOUT, reader.next()).await {
@@ -206,7 +215,7 @@ impl LinkServer {
                         None
                     }
                     Ok(Ok(Some(Opening::Work(question)))) => {
-                        work::serve(server.dispatcher.as_ref(), &agent, question, reader, writer).await;
+                        tasks.spawn(work::serve(server.dispatcher, agent, question, reader, writer));
                         None
                     }
                     Ok(Err(error @ ReadError::Malformed(_))) => {

@@ -17,8 +17,8 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers one question.
 pub(super) async fn serve(
-    dispatcher: Option<&Dispatcher>,
-    agent: &Peer,
+    dispatcher: Option<Dispatcher>,
+    agent: Peer,
     question: WorkAsk,
     mut reader: MessageReader<RecvStream>,
     mut writer: SendStream,
@@ -30,7 +30,7 @@ pub(super) async fn serve(
     let answered = match question {
         WorkAsk::Take { reserve, wait } => {
             let reserve = Reserve { worker: agent.name().to_owned(), ..reserve };
-            return take(dispatcher, reserve, wait, reader, writer).await;
+            return take(&dispatcher, reserve, wait, reader, writer).await;
         }
         WorkAsk::Renew { receipts, lease } => dispatcher.renew(receipts, lease).await.map(WorkAnswer::Held),
         WorkAsk::Finish { ended } => {

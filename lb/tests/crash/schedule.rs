@@ -17,12 +17,12 @@ const BALANCERS: [&str; 2] = ["lb1", "lb2"];
 const AGENTS: [&str; 3] = ["a1", "a2", "a3"];
 const FUNCTIONS: usize = 3;
 /// How long things are broken.
-const ROUGH: Duration = Duration::from_secs(15);
+const ROUGH: Duration = Duration::from_secs(8);
 /// In which all that was accepted must have run, once everything works.
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const SETTLED_WITHIN: Duration = Duration::from_mins(1);
 /// Longest pause between two events.
-const PAUSE_MAX: Duration = Duration::from_millis(1500);
-const TICK: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(800);
+const TICK: Duration = Duration::from_millis(25);
 
 /// What happens in a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl World {
         let stop = self.shared.book().stops.remove(agent);
         let Some(stop) = stop.filter(|_| !self.down.contains(agent)) else { return };
         stop.cancel();
-        let deadline = self.sim.elapsed() + GRACE - Duration::from_millis(100);
+        let deadline = self.sim.elapsed() + GRACE.mul_f64(0.98);
         while self.sim.is_host_running(agent) && self.sim.elapsed() < deadline {
             self.sim.step().expect("no host fails");
         }

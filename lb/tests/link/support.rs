@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use kiln_agent::link::{self, LinkConfig, Linked, Outbox};
 use kiln_api::{Catalog, RecordWriter, Retention};
+use kiln_lb::detached::Dispatcher;
 use kiln_lb::fleet::{Fleet, FleetConfig, NodeState, View};
 use kiln_lb::link::{LinkArgs, LinkParts, RemovedNodes};
 use kiln_lb::nodes::Nodes;
+use kiln_lb::route::{RouteReader, follow};
 use kiln_shared::identity::{Credentials, Role, client_config};
 use kiln_shared::link::frame::{MessageReader, write_message};
 use kiln_shared::link::message::{BalancerMessage, Command, Hello, Opening, Refused};
@@ -78,6 +80,18 @@ impl Balancer {
         catalog: &str,
         fleet: FleetConfig,
     ) -> Self {
+        Self::start_giving(authority, name, address, catalog, fleet, |_| None).await
+    }
+
+    /// With what gives work to its agents, made with its routes.
+    pub(crate) async fn start_giving(
+        authority: &Authority,
+        name: &str,
+        address: SocketAddr,
+        catalog: &str,
+        fleet: FleetConfig,
+        dispatcher: impl FnOnce(RouteReader) -> Option<Dispatcher>,
+    ) -> Self {
         let folder = authority.path(catalog);
         let catalog = open_catalog(&folder).await;
         let args = LinkArgs {
@@ -99,11 +113,13 @@ impl Balancer {
         tasks.spawn(writer.run(waiting, stop.clone()));
         let address = link.address().expect("is bound");
         let removed = RemovedNodes::default();
+        let (followed, _) = follow(catalog.clone()).await.expect("reads");
+        let dispatcher = dispatcher(followed.routes);
         let parts = LinkParts {
             nodes: nodes.clone(),
             records: batches,
             removed: removed.clone(),
-            dispatcher: None,
+            dispatcher,
             catalog: catalog.clone(),
         };
         let speaks = link.serve(parts, &tasks, &stop);
@@ -138,7 +154,7 @@ impl Balancer {
     }
 }
 
-async fn open_catalog(folder: &Path) -> Catalog {
+pub(crate) async fn open_catalog(folder: &Path) -> Catalog {
     std::fs::create_dir_all(folder).expect("a folder");
     Catalog::open(&format!("sqlite://{}", folder.join("kiln.db").display())).await.expect("opens")
 }
