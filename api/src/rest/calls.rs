@@ -1,4 +1,5 @@
-//! `/v2/fns/{fn_id}/calls` and the calls' logs, as the API had them in mid-2018 (`spec/api-v2.md`, part 8).
+//! `/v2/fns/{fn_id}/calls` and the calls' logs, as the API had them in mid-2018 (`spec/api-v2.md`, part 8). One call is
+//! shown from the moment in which it was accepted, if it is in the queue; the list has those that ended.
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use kiln_shared::model::{ApiError, Call};
+use kiln_shared::queue::{MessageView, QueueError};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,6 +19,7 @@ use super::ApiState;
 use super::error::{ErrorBody, RestError};
 use super::params::{Params, cursor};
 use super::reply::{Json, List, TEXT};
+use crate::StoreError;
 use crate::store::CallsPage;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<ApiState>> {
@@ -36,7 +39,7 @@ struct Log {
     log: String,
 }
 
-/// A page of a function's calls, newest first.
+/// A page of a function's calls that ended, newest first.
 #[utoipa::path(get, path = "/v2/fns/{fn_id}/calls", tag = "calls", params(("fn_id" = String, Path), ("from_time" = Option<i64>, Query, description = "Only calls made after this second since 1970"), ("to_time" = Option<i64>, Query, description = "Only calls made before this second since 1970"), ("cursor" = Option<String>, Query), ("per_page" = Option<u32>, Query)), responses((status = 200, body = List<Call>), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 async fn list(
     State(state): State<Arc<ApiState>>,
@@ -60,13 +63,31 @@ fn epoch(text: Option<&str>, refusal: ApiError) -> Result<Option<Timestamp>, Api
     time.map(Some).ok_or(refusal)
 }
 
-/// Reads a call that ended.
-#[utoipa::path(get, path = "/v2/fns/{fn_id}/calls/{call_id}", tag = "calls", params(("fn_id" = String, Path), ("call_id" = String, Path)), responses((status = 200, body = Call), (status = 404, body = ErrorBody)))]
+/// Reads a call that ended, or a detached one that was accepted.
+#[utoipa::path(get, path = "/v2/fns/{fn_id}/calls/{call_id}", tag = "calls", params(("fn_id" = String, Path), ("call_id" = String, Path)), responses((status = 200, body = Call), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn read(
     State(state): State<Arc<ApiState>>,
     Path((fn_id, call_id)): Path<(String, String)>,
 ) -> Result<Json<Call>, RestError> {
-    Ok(Json(state.catalog.store().call(&fn_id, &call_id).await?.into()))
+    let record = match state.catalog.store().call(&fn_id, &call_id).await {
+        Ok(record) => Some(record),
+        Err(StoreError::Refused(ApiError::CallNotFound)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    match (queued(&state, &fn_id, &call_id).await, record) {
+        (Ok(Some(message)), record) => Ok(Json(Call::of_message(&message, record))),
+        // What ended is told though the queue is away.
+        (Ok(None) | Err(_), Some(record)) => Ok(Json(record.into())),
+        (Ok(None), None) => Err(ApiError::CallNotFound.into()),
+        (Err(error), None) => Err(RestError::Queue(error)),
+    }
+}
+
+/// The call as the queue has it, if it does.
+async fn queued(state: &ApiState, fn_id: &str, call_id: &str) -> Result<Option<MessageView>, QueueError> {
+    let (Some(queue), Ok(id)) = (&state.queue, call_id.parse()) else { return Ok(None) };
+    let message = queue.inspect(id).await?;
+    Ok(message.filter(|message| message.function_id.as_str() == fn_id))
 }
 
 /// Reads a call's log, as JSON or, where only `text/plain` is accepted, as it is.

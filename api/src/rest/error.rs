@@ -4,13 +4,14 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use kiln_shared::model::{ApiError, go_json};
+use kiln_shared::queue::QueueError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::reply::{JSON, TEXT};
 use crate::StoreError;
 
-/// When a client should try again whose request found no database, in seconds.
+/// When a client should try again whose request found no database or no queue, in seconds.
 const RETRY_AFTER_SECONDS: &str = "1";
 
 /// Why a request did not get what it asked for.
@@ -24,6 +25,8 @@ pub(super) enum RestError {
     Interrupted,
     /// The store failed.
     Store(StoreError),
+    /// The queue of detached calls failed.
+    Queue(QueueError),
 }
 
 impl From<ApiError> for RestError {
@@ -67,6 +70,10 @@ impl IntoResponse for RestError {
             Self::Store(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "request to the catalog failed");
                 error_body(StatusCode::INTERNAL_SERVER_ERROR, "internal server error")
+            }
+            Self::Queue(error) => {
+                let answer = error_body(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+                ([(RETRY_AFTER, RETRY_AFTER_SECONDS)], answer).into_response()
             }
         }
     }

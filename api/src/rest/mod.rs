@@ -23,6 +23,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Router};
+use kiln_shared::queue::Queue;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::Catalog;
@@ -47,12 +48,14 @@ pub struct ApiState {
     pub public_url: Option<String>,
     /// Larger bodies get 413.
     pub body_bytes_max: u64,
+    /// Where detached calls are on their way.
+    pub queue: Option<Arc<dyn Queue>>,
 }
 
 impl ApiState {
-    /// An API on `catalog` with everything else as is usual.
+    /// An API on `catalog` with everything else as is usual, and without a queue.
     pub fn new(catalog: Catalog) -> Self {
-        Self { catalog, public_url: None, body_bytes_max: BODY_BYTES_MAX }
+        Self { catalog, public_url: None, body_bytes_max: BODY_BYTES_MAX, queue: None }
     }
 }
 

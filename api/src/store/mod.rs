@@ -337,7 +337,8 @@ pub(crate) trait CatalogStore:
 
 /// Ended calls and their logs.
 pub(crate) trait RecordStore: Send + Sync {
-    /// Stores a batch in one transaction; how much is kept then. A call or a piece of a log that is there
+    /// Stores a batch in one transaction; how much is kept then, where calls that were tried again may count twice
+    /// until the next [`Self::trim`]. Of a call's attempts the last one's record stays; a piece of a log that is there
     /// already is left as it is.
     fn append<'a>(&'a self, batch: &'a [Record]) -> StoreFuture<'a, Kept>;
     /// Removes the oldest calls and logs over the bounds; how much is left.

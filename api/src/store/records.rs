@@ -1,8 +1,11 @@
 //! Ended calls and their logs as rows: appending, bounds and queries.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
+use kiln_shared::ids::CallId;
 use kiln_shared::model::{ApiError, App, FunctionResource};
 use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record};
 use kiln_shared::story::Story;
@@ -28,6 +31,17 @@ pub(super) const CALL_COLUMNS: [&str; 10] = [
 /// Read only where one call's story is asked for.
 const STORY_COLUMN: &str = "story";
 pub(super) const LOG_COLUMNS: [&str; 4] = ["call_id", "part", "bytes", "text"];
+
+/// What happens to a call that is there already: a detached call that was tried again ends as its last attempt did. A record
+/// that comes twice, over two links, changes nothing.
+pub(super) static UPDATE_OLDER_CALL: LazyLock<String> = LazyLock::new(|| {
+    let set = CALL_COLUMNS[1..].iter().map(|column| format!("{column} = excluded.{column}"));
+    let set = set.collect::<Vec<_>>().join(", ");
+    format!(
+        "(id) DO UPDATE SET {set} \
+         WHERE excluded.created_at > calls.created_at AND excluded.completed_at > calls.completed_at"
+    )
+});
 
 /// Calls looked at in one go when old logs are removed.
 const TRIM_CALLS: u64 = 1_000;
@@ -191,6 +205,7 @@ impl RecordStore for SqlStore {
                     Record::Log(chunk) => chunks.push(chunk),
                 }
             }
+            keep_last_attempts(&mut calls);
             let log_bytes = chunks.iter().map(|chunk| chunk.text.len() as u64).sum();
             let counters = self.counters().await?;
             let calls = self.db.append(&calls, &chunks).await?;
@@ -284,6 +299,19 @@ impl RecordStore for SqlStore {
             let pieces: Vec<(String,)> = session.all(&query).await?;
             Ok(pieces.into_iter().map(|(text,)| text).collect())
         })
+    }
+}
+
+/// Leaves one record of each call, that of its last attempt: one statement must not write a row twice.
+fn keep_last_attempts(calls: &mut Vec<&CallRecord>) {
+    let mut last: HashMap<CallId, Timestamp> = HashMap::with_capacity(calls.len());
+    for call in &*calls {
+        let latest = last.entry(call.id).or_insert(call.completed_at);
+        *latest = Ord::max(*latest, call.completed_at);
+    }
+    if last.len() < calls.len() {
+        calls
+            .retain(|call| last.get(&call.id) == Some(&call.completed_at) && last.remove(&call.id).is_some());
     }
 }
 

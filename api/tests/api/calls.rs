@@ -1,5 +1,6 @@
 //! Call records and logs: from the agents' sink to `/v2/fns/{fn_id}/calls` (`spec/api-v2.md`, part 8).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -9,10 +10,12 @@ use jiff::Timestamp;
 use kiln_api::{RecordWriter, Retention};
 use kiln_shared::call::Refusal;
 use kiln_shared::ids::{AppId, CallId, FunctionId, NodeId, TriggerId};
+use kiln_shared::queue::{NewMessage, Outcome, Queue, Reserve, Retry, RetryPolicy, Settlement};
 use kiln_shared::record::{CallRecord, CallStatus, LogChunk, Record, RecordSink};
 use kiln_shared::story::{Candidate, NodeTimes, Placement, Reason, RefusedTry, Story};
 use kiln_testkit::until;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -266,6 +269,100 @@ async fn a_call_recorded_twice_is_kept_once() {
     let api = calls.drained().await;
     assert_eq!(ids(&api, &path).await, [record.id.to_string()]);
     assert_eq!(api.get(&format!("{path}/{}", record.id)).await.ok().text("/status"), "success");
+}
+
+#[tokio::test]
+async fn a_call_that_was_tried_again_ends_as_its_last_attempt_did() {
+    let calls = Calls::new().await;
+    let path = calls.path();
+    let first = CallRecord { status: CallStatus::Error, error: Some("no".to_owned()), ..calls.record(1) };
+    let second = CallRecord { status: CallStatus::Timeout, id: first.id, ..calls.record(5) };
+    let last = CallRecord { id: first.id, cold: true, ..calls.record(9) };
+    let other = CallRecord { id: CallId::generate(), ..first.clone() };
+    // Together in a batch, one after the other, and an old one again at the end.
+    for record in [&other, &first, &second] {
+        calls.sink.send(Record::Call(record.clone()));
+    }
+    let status = async |id: CallId| calls.api.get(&format!("{path}/{id}")).await;
+    until("the first batch is stored", async || (status(first.id).await.status == 200).then_some(())).await;
+    assert_eq!(status(first.id).await.ok().text("/status"), "timeout");
+    for record in [&last, &first] {
+        calls.sink.send(Record::Call(record.clone()));
+    }
+    let api = calls.drained().await;
+    let shown = api.get(&format!("{path}/{}", first.id)).await.ok().json();
+    assert_eq!((&shown["status"], shown.get("error")), (&json!("success"), None));
+    assert_eq!((&shown["created_at"], &shown["cold"]), (&json!("1970-01-01T00:00:09.000Z"), &json!(true)));
+    assert_eq!(api.get(&format!("{path}/{}", other.id)).await.ok().text("/status"), "error");
+    assert_eq!(ids(&api, &path).await.len(), 2);
+}
+
+/// A queue in a file, and an API that looks into it.
+async fn with_queue(calls: &Calls, folder: &TempDir) -> (Arc<dyn Queue>, Api) {
+    let url = format!("sqlite://{}", folder.path().join("queue.db").display());
+    let queue = kiln_queue::open(&url, kiln_queue::Options::default()).await.expect("a file can be made");
+    let state = kiln_api::ApiState {
+        queue: Some(Arc::clone(&queue)),
+        ..kiln_api::ApiState::new(calls.api.catalog.clone())
+    };
+    (queue, Api::with(state))
+}
+
+#[tokio::test]
+async fn a_detached_call_is_shown_from_its_acceptance_to_its_end() {
+    let (calls, folder) = (Calls::new().await, tempfile::tempdir().expect("a folder"));
+    let (queue, api) = with_queue(&calls, &folder).await;
+    let call = calls.record(1);
+    let path = format!("{}/{}", calls.path(), call.id);
+    let retry = RetryPolicy { attempts_max: 2, ..RetryPolicy::default() };
+    let message = NewMessage { retry, ..NewMessage::new(call.id, calls.function_id, calls.app_id, "x") };
+    queue.enqueue(vec![message]).await.expect("stored");
+    let shown = api.get(&path).await.ok().json();
+    assert_eq!((&shown["status"], shown.get("completed_at")), (&json!("queued"), None));
+    let settle = async |error: &str| {
+        let reserve = Reserve::new("w", 1, Duration::from_secs(30));
+        let receipt = queue.reserve(reserve).await.expect("asked")[0].receipt;
+        assert_eq!(api.get(&path).await.ok().text("/status"), "running");
+        let retry = Retry::After(Duration::ZERO);
+        let outcome = Outcome::Failed { error: error.to_owned(), retry };
+        queue.settle(vec![Settlement { receipt, outcome }]).await.expect("settled");
+    };
+    settle("broken").await;
+    let failed = CallRecord { status: CallStatus::Error, error: Some("broken".to_owned()), ..call.clone() };
+    calls.sink.send(Record::Call(failed));
+    until("its record is stored", async || (!ids(&api, &calls.path()).await.is_empty()).then_some(())).await;
+    let again = api.get(&path).await.ok();
+    assert_eq!((again.text("/status"), again.text("/error")), ("queued".to_owned(), "broken".to_owned()));
+    settle("broken again").await;
+    let dead = api.get(&path).await.ok();
+    assert_eq!((dead.text("/status"), dead.text("/error")), ("dead".to_owned(), "broken again".to_owned()));
+
+    let late = NewMessage {
+        delay: Duration::from_secs(3600),
+        ..NewMessage::new(CallId::generate(), calls.function_id, calls.app_id, "x")
+    };
+    let late_path = format!("{}/{}", calls.path(), late.id);
+    let id = late.id;
+    queue.enqueue(vec![late]).await.expect("stored");
+    assert_eq!(api.get(&late_path).await.ok().text("/status"), "delayed");
+    queue.cancel(id).await.expect("cancelled");
+    assert_eq!(api.get(&late_path).await.ok().text("/status"), "cancelled");
+    let foreign = format!("/v2/fns/{}/calls/{id}", FunctionId::generate());
+    api.get(&foreign).await.refused(404, "Call not found");
+    api.get(&format!("{}/no-id", calls.path())).await.refused(404, "Call not found");
+}
+
+#[tokio::test]
+async fn without_the_queue_what_ended_is_told_and_the_rest_is_not_denied() {
+    let (calls, folder) = (Calls::new().await, tempfile::tempdir().expect("a folder"));
+    let (queue, api) = with_queue(&calls, &folder).await;
+    let (ended, path) = (calls.call(1), calls.path());
+    calls.drained().await;
+    queue.close().await;
+    assert_eq!(api.get(&format!("{path}/{ended}")).await.ok().text("/status"), "success");
+    let unknown = api.get(&format!("{path}/{}", CallId::generate())).await;
+    assert_eq!(unknown.status, 503);
+    assert!(unknown.text("/message").starts_with("the queue cannot be reached: "), "{unknown:?}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod error;
 mod function;
 mod node;
 mod schedule;
+mod queue;
 mod trigger;
 mod why;
 mod wire;
@@ -19,11 +20,12 @@ pub use annotations::{
     MISFIRE, NEXT_TICK, ON_FAILURE, ON_SUCCESS, PAYLOAD, RETRY, TIME_ZONE,
 };
 pub use app::{App, AppInput, Shape};
-pub use call::Call;
+pub use call::{Call, CallState};
 pub use error::ApiError;
 pub use function::{FunctionInput, FunctionResource, resolve};
 pub use node::{FleetResource, NodeFunction, NodeResource, ScaleResource};
 pub use schedule::ScheduledCall;
+pub use queue::{QueueFunction, QueueResource, QueuedCall, Redriven};
 pub use trigger::{Trigger, TriggerInput, TriggerType};
 pub use why::{CallWhy, FunctionWhy};
 pub use wire::{Config, from_json, go_json};

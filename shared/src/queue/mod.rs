@@ -35,7 +35,7 @@ pub use policy::{Destination, DetachedPolicy, NoDestination, RetryInput};
 pub use retry::RetryPolicy;
 pub use stored_call::StoredCall;
 pub use transition::{Next, Tries, abandoned, expired, failed, kept_error};
-pub use view::{Depth, List, MessageView, Page, State};
+pub use view::{Depth, List, MessageView, NoState, Page, State};
 pub use wake::{QueueClosed, WakeSource, Wakeups};
 pub use work::{ANSWER_BYTES_MAX, Finished, KeptAnswer, TAKE_WAIT_MAX, Work, WorkSource};
 

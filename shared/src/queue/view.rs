@@ -1,5 +1,7 @@
 //! The queue as operators and callers see it.
 
+use std::str::FromStr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +26,24 @@ pub enum State {
     Cancelled,
 }
 
+/// A text that is no state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be queued, delayed, running, done, dead or cancelled")]
+pub struct NoState;
+
+impl FromStr for State {
+    type Err = NoState;
+
+    fn from_str(text: &str) -> Result<Self, NoState> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(NoState)
+    }
+}
+
 impl State {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Delayed, Self::Running, Self::Done, Self::Dead, Self::Cancelled];
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {

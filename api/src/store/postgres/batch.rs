@@ -9,26 +9,28 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
 use super::without_nul;
-use crate::store::records::{CALL_COLUMNS, LOG_COLUMNS, status_to_sql, story_to_sql};
+use crate::store::records::{CALL_COLUMNS, LOG_COLUMNS, UPDATE_OLDER_CALL, status_to_sql, story_to_sql};
 
 /// Arrays of columns in, the number of new calls out. Both inserts run, though only one is asked for its rows:
-/// <https://www.postgresql.org/docs/15/queries-with.html#QUERIES-WITH-MODIFYING>.
+/// <https://www.postgresql.org/docs/15/queries-with.html#QUERIES-WITH-MODIFYING>. A row that was inserted, and not
+/// updated, has no `xmax`.
 static APPEND: LazyLock<String> = LazyLock::new(|| {
     let (calls, logs) = (CALL_COLUMNS.join(", "), LOG_COLUMNS.join(", "));
+    let update = UPDATE_OLDER_CALL.as_str();
     format!(
         "WITH more_calls AS (\
              INSERT INTO calls ({calls}) SELECT * FROM unnest(\
                  $1::text[], $2::text[], $3::text[], $4::int[], $5::text[], \
                  $6::bigint[], $7::bigint[], $8::bigint[], $9::int[], $10::text[]\
-             ) ON CONFLICT DO NOTHING RETURNING 1\
+             ) ON CONFLICT {update} RETURNING (xmax = 0) AS is_new\
          ), more_logs AS (\
              INSERT INTO logs ({logs}) SELECT * FROM unnest($11::text[], $12::bigint[], $13::bigint[], $14::text[]) \
              ON CONFLICT DO NOTHING\
-         ) SELECT count(*) FROM more_calls"
+         ) SELECT count(*) FILTER (WHERE is_new) FROM more_calls"
     )
 });
 
-/// Stores calls and pieces of logs, those that are there already staying as they are; how many calls were new.
+/// Stores calls, of which each is there once, and pieces of logs; how many calls were new.
 pub(super) async fn append(
     pool: &PgPool,
     calls: &[&CallRecord],

@@ -13,18 +13,18 @@ use sqlx::error::BoxDynError;
 use sqlx::sqlite::SqliteArguments;
 
 use crate::store::StoreError;
-use crate::store::records::{CALL_COLUMNS, LOG_COLUMNS, status_to_sql, story_to_sql};
+use crate::store::records::{CALL_COLUMNS, LOG_COLUMNS, UPDATE_OLDER_CALL, status_to_sql, story_to_sql};
 
 /// Rows per statement. A batch takes the smallest that holds it and leaves the other rows empty.
 const ROWS: [usize; 5] = [4, 16, 64, 192, 512];
 const ROWS_MAX: usize = ROWS[ROWS.len() - 1];
 
 static CALLS: LazyLock<[String; ROWS.len()]> =
-    LazyLock::new(|| ROWS.map(|rows| insert_rows_sql("calls", &CALL_COLUMNS, rows)));
+    LazyLock::new(|| ROWS.map(|rows| insert_rows_sql("calls", &CALL_COLUMNS, rows, &UPDATE_OLDER_CALL)));
 static LOGS: LazyLock<[String; ROWS.len()]> =
-    LazyLock::new(|| ROWS.map(|rows| insert_rows_sql("logs", &LOG_COLUMNS, rows)));
+    LazyLock::new(|| ROWS.map(|rows| insert_rows_sql("logs", &LOG_COLUMNS, rows, "DO NOTHING")));
 
-/// A statement with its values. Rows that are there already stay as they are.
+/// A statement with its values.
 pub(super) struct Insert {
     pub(super) sql: &'static str,
     pub(super) values: SqliteArguments,
@@ -78,13 +78,13 @@ fn inserts<T>(
     inserts.map_err(|error| sqlx::Error::Encode(error).into())
 }
 
-/// Text of a statement that inserts up to `rows` rows; those whose first value is absent are left out, and
-/// those that are there already stay as they are.
-fn insert_rows_sql(table: &str, columns: &[&str], rows: usize) -> String {
+/// Text of a statement that inserts up to `rows` rows; those whose first value is absent are left out, and with
+/// those that are there already it does what `on_conflict` says.
+fn insert_rows_sql(table: &str, columns: &[&str], rows: usize, on_conflict: &str) -> String {
     let row = format!("({})", vec!["?"; columns.len()].join(", "));
     let rows = vec![row; rows].join(", ");
     let columns = columns.join(", ");
     format!(
-        "INSERT INTO {table} ({columns}) SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
+        "INSERT INTO {table} ({columns}) SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL ON CONFLICT {on_conflict}"
     )
 }
