@@ -224,6 +224,7 @@ impl Prepared {
         }
         let api = kiln_api::router(ApiState {
             public_url: args.public_url.clone(),
+            queue: Some(Arc::clone(detached.queue())),
             ..ApiState::new(catalog.clone())
         });
         let admin = Admin {
@@ -233,6 +234,7 @@ impl Prepared {
             fleet: view.clone(),
             catalog: catalog.clone(),
             removed,
+            queue: Arc::clone(detached.queue()),
         };
         let api = admin::router(admin).merge(api);
         let grace = args.grace();

@@ -3,6 +3,7 @@
 //! Owns the paths and the shapes ([`kiln_shared::model::NodeResource`]); what is shown and done belongs to [`Nodes`] and
 //! [`crate::fleet`]. What became of a call that ended is the API's (`/kiln/v1/calls/{call_id}/why`).
 
+mod queue;
 mod resource;
 mod warmth;
 mod why;
@@ -17,8 +18,11 @@ use kiln_shared::identity::{Peer, Role};
 use kiln_shared::ids::{FunctionId, NodeId};
 use kiln_shared::link::message::Command;
 use kiln_shared::model::{FleetResource, FunctionWhy, NodeResource};
+use kiln_shared::queue::Queue;
 use serde_json::json;
+use std::sync::Arc;
 
+use self::queue::QueueAdmin;
 use crate::fleet::Address;
 use crate::fleet::FleetReader;
 use crate::link::RemovedNodes;
@@ -40,11 +44,14 @@ pub struct Admin {
     pub catalog: Catalog,
     /// The removed nodes.
     pub removed: RemovedNodes,
+    /// Where detached calls are on their way.
+    pub queue: Arc<dyn Queue>,
 }
 
 /// The paths. A node that is not of this process can be drained and taken back, and told what to have warm; its answer
 /// shows the node as it was when it was told.
 pub fn router(admin: Admin) -> Router {
+    let queue = QueueAdmin { queue: Arc::clone(&admin.queue), routes: admin.routes.clone() };
     Router::new()
         .route("/kiln/v1/fleet", get(fleet))
         .route("/kiln/v1/nodes", get(nodes))
@@ -54,6 +61,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/kiln/v1/fns/{fn_id}/why", get(why))
         .merge(warmth::routes())
         .with_state(admin)
+        .merge(queue::router(queue))
 }
 
 /// An answer that is an error.

@@ -37,9 +37,14 @@ struct Evict {
     fn_id: String,
 }
 
-type Body<T> = Result<Json<T>, JsonRejection>;
+/// A body in JSON, or why it is none.
+pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
 
-fn read<T>(body: Body<T>) -> Result<T, Refusal> {
+/// The body.
+///
+/// # Errors
+/// 400 with the reason.
+pub(super) fn read<T>(body: Body<T>) -> Result<T, Refusal> {
     body.map(|Json(body)| body).map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.body_text()))
 }
 

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kiln_shared::function::Function;
-use kiln_shared::ids::FunctionId;
+use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{
-    BATCH_BYTES_MAX, Destination, Finished, Functions, Held, NewMessage, Outcome, PAYLOAD_BYTES_MAX, Queue,
-    QueueError, QueueFuture, Receipt, Reserve, Reserved, Retry, Settled, Settlement, TAKE_WAIT_MAX, Work,
-    WorkSource,
+    BATCH_BYTES_MAX, Destination, Finished, Functions, Held, MessageView, NewMessage, Outcome,
+    PAYLOAD_BYTES_MAX, Queue, QueueError, QueueFuture, Receipt, Reserve, Reserved, Retry, Settled,
+    Settlement, TAKE_WAIT_MAX, Work, WorkSource,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -103,7 +103,32 @@ impl Dispatcher {
         &self,
         settlements: Vec<Settlement>,
     ) -> Result<Vec<Settled>, QueueError> {
-        self.shared.queue.settle(settlements).await
+        let outcomes: Vec<Outcome> =
+            settlements.iter().map(|settlement| settlement.outcome.clone()).collect();
+        let settled = self.shared.queue.settle(settlements).await?;
+        count_settled(&outcomes, &settled);
+        Ok(settled)
+    }
+
+    /// True if calls of the function that fail for good have a destination.
+    pub(super) fn tells_failures(&self, function: FunctionId) -> bool {
+        self.shared.function(function).is_some_and(|function| function.spec.detached.on_failure.is_some())
+    }
+
+    /// Tells destinations of calls that are dead, unless they were told.
+    ///
+    /// # Errors
+    /// As [`Queue::enqueue`].
+    pub(super) async fn tell_dead(&self, dead: &[MessageView]) -> Result<(), QueueError> {
+        let notice = |message: &MessageView| {
+            let error = message.last_error.as_deref().unwrap_or_default();
+            self.shared.notice_of(message.id, message.function_id, message.attempts, End::Dead(error))
+        };
+        let notices: Vec<NewMessage> = dead.iter().filter_map(notice).collect();
+        if !notices.is_empty() {
+            self.shared.queue.enqueue(notices).await?;
+        }
+        Ok(())
     }
 
     async fn take_work(
@@ -143,7 +168,7 @@ impl Dispatcher {
                 _ => None,
             };
             if let Some(told) = told {
-                notices.extend(self.shared.notice_of(end, told));
+                notices.extend(self.shared.notice_of(end.receipt.id, end.function_id, end.attempt, told));
             }
         }
         if !notices.is_empty() {
@@ -152,11 +177,14 @@ impl Dispatcher {
         let settlements =
             finished.iter().map(|end| Settlement { receipt: end.receipt, outcome: end.outcome.clone() });
         let settled = self.shared.queue.settle(settlements.collect()).await?;
+        count_settled(finished.iter().map(|end| &end.outcome), &settled);
         // Dead by its deadline, which only the queue knows.
         let late =
             finished.iter().zip(&settled).filter(|(end, settled)| **settled == Settled::Dead && !end.is_last);
         let late = late.filter_map(|(end, _)| match &end.outcome {
-            Outcome::Failed { error, .. } => self.shared.notice_of(end, End::Dead(error)),
+            Outcome::Failed { error, .. } => {
+                self.shared.notice_of(end.receipt.id, end.function_id, end.attempt, End::Dead(error))
+            }
             _ => None,
         });
         let late: Vec<_> = late.collect();
@@ -164,6 +192,23 @@ impl Dispatcher {
             self.shared.queue.enqueue(late).await?;
         }
         Ok(settled)
+    }
+}
+
+/// Counts how messages ended, and why those that did not will be given out again.
+fn count_settled<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>, settled: &[Settled]) {
+    for (outcome, settled) in outcomes.into_iter().zip(settled) {
+        let word = match (settled, outcome) {
+            (Settled::Done, _) => "done",
+            (Settled::Dead, _) => "dead",
+            (Settled::Lost, _) => "lost",
+            (Settled::Again { .. }, outcome) => {
+                let reason = if *outcome == Outcome::Unstarted { "unstarted" } else { "failed" };
+                metrics::counter!("kiln_queue_redelivered_total", "reason" => reason).increment(1);
+                "again"
+            }
+        };
+        metrics::counter!("kiln_queue_settled_total", "outcome" => word).increment(1);
     }
 }
 
@@ -246,14 +291,19 @@ impl Shared {
     }
 
     /// The message for the destination of this end, if there is one.
-    fn notice_of(&self, finished: &Finished, end: End<'_>) -> Option<NewMessage> {
-        let function = self.function(finished.function_id)?;
+    fn notice_of(
+        &self,
+        call: CallId,
+        function_id: FunctionId,
+        attempts: u32,
+        end: End<'_>,
+    ) -> Option<NewMessage> {
+        let function = self.function(function_id)?;
         let policy = &function.spec.detached;
         let destination = match end {
             End::Success(_) => policy.on_success.as_ref(),
             End::Dead(_) => policy.on_failure.as_ref(),
         };
-        let (call, attempts) = (finished.receipt.id, finished.attempt);
         let made = match destination? {
             Destination::Http(url) => notice(call, &function, attempts, end, Recipient::Url(url)),
             Destination::Function { app, function: name } => {

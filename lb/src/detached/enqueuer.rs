@@ -2,6 +2,7 @@
 //! process' main runtime, on which the queue's connections live.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use kiln_shared::queue::{Enqueued, NewMessage, Queue, QueueError};
 use tokio::sync::{mpsc, oneshot};
@@ -54,6 +55,22 @@ impl Enqueuer {
     /// # Errors
     /// As [`Queue::enqueue`]; [`QueueError::Unavailable`] also if too many wait to be stored, or the process stops.
     pub async fn enqueue(&self, message: NewMessage) -> Answer {
+        let begun = Instant::now();
+        let stored = self.hand_over(message).await;
+        let outcome = match &stored {
+            Ok(Enqueued::New(_)) => "new",
+            Ok(Enqueued::Known(_)) => "known",
+            Err(QueueError::Full { .. }) => "full",
+            Err(QueueError::Unavailable(_)) => "unavailable",
+            Err(QueueError::TooLarge { .. } | QueueError::Invalid(_)) => "invalid",
+            Err(QueueError::Failed(_)) => "failed",
+        };
+        metrics::counter!("kiln_queue_enqueued_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("kiln_queue_enqueue_duration_seconds").record(begun.elapsed());
+        stored
+    }
+
+    async fn hand_over(&self, message: NewMessage) -> Answer {
         NewMessage::check(std::slice::from_ref(&message))?;
         let (answer, answered) = oneshot::channel();
         self.jobs.try_send(Job { message, answer }).map_err(|refused| {

@@ -1,5 +1,6 @@
 //! Detached calls: accepted when they are safe in the queue, given to nodes that have room, and told to destinations.
 
+mod buried;
 mod deliver;
 mod dispatcher;
 mod enqueuer;
@@ -8,6 +9,9 @@ mod notice;
 mod options;
 mod schedule;
 mod start;
+#[cfg(test)]
+pub(crate) mod testing;
+mod watch;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,7 +21,7 @@ use kiln_shared::call::{CallKind, Failure, FailureKind};
 use kiln_shared::function::Function;
 use kiln_shared::http1::HeaderBlock;
 use kiln_shared::http1::head::RequestHead;
-use kiln_shared::ids::CallId;
+use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{NewMessage, PAYLOAD_BYTES_MAX, QueueError, StoredCall};
 
 pub use self::dispatcher::Dispatcher;
@@ -25,6 +29,11 @@ pub use self::enqueuer::{EnqueueTask, Enqueuer};
 use self::options::DetachedOptions;
 pub use self::schedule::Scheduler;
 pub use self::start::{Detached, QueueArgs};
+
+/// True for the id that stands in the queue for POSTs to destinations.
+pub(crate) fn is_delivery(function: FunctionId) -> bool {
+    function == *notice::DELIVERIES
+}
 
 /// Takes detached calls in. Cheap to clone, and usable on every runtime.
 #[derive(Debug, Clone)]

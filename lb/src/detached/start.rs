@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::deliver::Deliverer;
 use super::late::LateQueue;
+use super::watch::watch;
 use super::{Dispatcher, Enqueuer, Intake};
 use crate::route::RouteReader;
 
@@ -36,7 +37,8 @@ pub struct QueueArgs {
         value_parser = clap::value_parser!(u64).range(0..=PAYLOAD_BYTES_MAX as u64))]
     pub detached_body_bytes_max: u64,
     /// Hours for which detached calls that ended are remembered, with their idempotency keys
-    #[arg(long, env = "KILN_QUEUE_KEEP_HOURS", value_name = "HOURS", default_value_t = 24)]
+    #[arg(long, env = "KILN_QUEUE_KEEP_HOURS", value_name = "HOURS", default_value_t = 24,
+        value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_keep_hours: u32,
     /// Days for which detached calls that failed for good are kept, to be looked at and redriven
     #[arg(long, env = "KILN_QUEUE_KEEP_DEAD_DAYS", value_name = "DAYS", default_value_t = 14)]
@@ -100,6 +102,7 @@ impl QueueArgs {
         let deliverer =
             Deliverer::new(dispatcher.clone(), balancer).context("cannot set up TLS for destinations")?;
         tasks.spawn(deliverer.run(stop.clone()));
+        tasks.spawn(watch(Arc::clone(&queue), dispatcher.clone(), stop.clone()));
         let purging = purge(Arc::clone(&queue), self.kept());
         tasks.spawn(stop.clone().run_until_cancelled_owned(purging));
         let intake = Intake::new(enqueuer, self.detached_body_bytes_max);
