@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::funcfile::FuncFile;
 use crate::{
     apps, build_command, bump, ca, calls, completion, config, context, deploy, functions, init, invoke, logs,
-    node_join, node_token, nodes, nodes_warmth, push, start, stop, top, triggers, why,
+    node_join, node_token, nodes, nodes_warmth, push, queue, start, stop, top, triggers, why,
 };
 
 const EXAMPLES: &str = "\
@@ -140,6 +140,9 @@ pub enum Command {
     /// List calls that ended, or show one
     #[command(visible_alias = "cl", subcommand)]
     Calls(Calls),
+    /// Look at the queue of detached calls; cancel calls, put dead ones back
+    #[command(visible_alias = "q", subcommand)]
+    Queue(Queue),
     /// Show what a function wrote during a call
     #[command(visible_alias = "log")]
     Logs(logs::LogsArgs),
@@ -261,7 +264,7 @@ pub enum Get {
     /// Show a config value of an app or function
     #[command(alias = "cf", subcommand)]
     Config(config::Get),
-    /// Show a call that ended
+    /// Show a call that ended, or a detached one on its way
     #[command(aliases = ["calls", "cl"])]
     Call(calls::GetArgs),
     /// Show what a function wrote during a call
@@ -294,8 +297,26 @@ pub enum Calls {
     /// List the calls of a function that ended
     #[command(visible_alias = "ls")]
     List(calls::ListArgs),
-    /// Show a call that ended
+    /// Show a call that ended, or a detached one on its way
     Get(calls::GetArgs),
+}
+
+/// What `queue` does.
+#[derive(Debug, Subcommand)]
+pub enum Queue {
+    /// Show what waits, runs and failed for good, by function
+    #[command(visible_alias = "st")]
+    Status(queue::StatusArgs),
+    /// List detached calls
+    #[command(visible_alias = "ls")]
+    List(queue::ListArgs),
+    /// Show a detached call
+    #[command(visible_alias = "i")]
+    Inspect(queue::InspectArgs),
+    /// Take a call that waits out of the queue
+    Cancel(queue::CancelArgs),
+    /// Queue calls again that failed for good
+    Redrive(queue::RedriveArgs),
 }
 
 /// What `ca` does.

@@ -1,4 +1,4 @@
-//! Calls that ended: list them, show one.
+//! Calls: list those that ended, show one.
 
 use anyhow::Result;
 use clap::Args;
@@ -28,12 +28,18 @@ pub struct ListArgs {
 
 /// `kiln get call`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A call that ended is success, error or timeout. One that was detached is shown from the moment in which it was accepted: queued, delayed
+or running, then as it ended, or cancelled, or dead if all its attempts failed. `kiln queue inspect` tells more of it.
+
+Example:
+  kiln get call demo hello 01M857XH5W1VF3216WYJPN885B")]
 pub struct GetArgs {
     /// Name of the app
     app: String,
     /// Name of the function
     function: String,
-    /// The call's id, as `kiln invoke --display-call-id` shows it
+    /// The call's id, as `kiln invoke --display-call-id` and `--detach` show it
     call_id: String,
 }
 

@@ -5,7 +5,10 @@
 use std::io;
 use std::time::Duration;
 
-use kiln_shared::model::{CallWhy, FleetResource, FunctionWhy, NodeResource};
+use kiln_shared::model::{
+    CallWhy, FleetResource, FunctionWhy, NodeResource, QueueResource, QueuedCall, Redriven,
+};
+use kiln_shared::queue::State;
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -220,6 +223,46 @@ impl Client {
         self.get(&format!("/kiln/v1/fns/{}/why", segment(fn_id)), &[]).await
     }
 
+    /// What the queue of detached calls holds.
+    pub async fn queue(&self) -> Result<QueueResource, ApiError> {
+        self.get("/kiln/v1/queue", &[]).await
+    }
+
+    /// Detached calls, of one function or in one state where that is given, in the order in which they were accepted.
+    pub async fn queued_calls(
+        &self,
+        function: Option<&Function>,
+        state: Option<State>,
+        range: Range,
+    ) -> Result<Vec<QueuedCall>, ApiError> {
+        let mut query = Vec::new();
+        query.extend(function.map(|function| ("function", function.id.as_str())));
+        query.extend(state.map(|state| ("state", state.as_str())));
+        self.list("/kiln/v1/queue/calls", &query, range).await
+    }
+
+    /// One detached call.
+    pub async fn queued_call(&self, call_id: &str) -> Result<QueuedCall, ApiError> {
+        self.get(&format!("/kiln/v1/queue/calls/{}", segment(call_id)), &[]).await
+    }
+
+    /// Takes a detached call that waits out of the queue.
+    pub async fn cancel_queued(&self, call_id: &str) -> Result<QueuedCall, ApiError> {
+        let path = format!("/kiln/v1/queue/calls/{}", segment(call_id));
+        self.exchange(Method::DELETE, &path, &[], None).await
+    }
+
+    /// Puts a dead call back in the queue.
+    pub async fn redrive_call(&self, call_id: &str) -> Result<Redriven, ApiError> {
+        self.send(Method::POST, "/kiln/v1/queue/redrive", &json!({ "call": call_id })).await
+    }
+
+    /// Puts a function's dead calls back in the queue, the `max` oldest.
+    pub async fn redrive_function(&self, app: &str, function: &str, max: u64) -> Result<Redriven, ApiError> {
+        let body = json!({ "app": app, "function": function, "max": max });
+        self.send(Method::POST, "/kiln/v1/queue/redrive", &body).await
+    }
+
     /// Has the node of that name start containers of `function` until it has as many.
     pub async fn prewarm(
         &self,
@@ -369,19 +412,19 @@ impl Client {
         })
     }
 
-    /// Calls a function at `endpoint` and returns the answer as it comes, whatever its status.
+    /// Calls a function at `endpoint`, with more header `lines`, and returns the answer as it comes, whatever its status.
     pub async fn invoke(
         &self,
         endpoint: &str,
         content_type: &str,
-        detached: bool,
+        lines: &[(&'static str, String)],
         body: reqwest::Body,
     ) -> Result<reqwest::Response, ApiError> {
         let url = Url::parse(endpoint).map_err(|_| ApiError::Url { url: endpoint.to_owned() })?;
         let mut request =
             self.authorized(self.http.post(url)).header(reqwest::header::CONTENT_TYPE, content_type);
-        if detached {
-            request = request.header("Fn-Invoke-Type", "detached");
+        for (name, value) in lines {
+            request = request.header(*name, value);
         }
         request.body(body).send().await.map_err(|error| unreachable(endpoint, &error))
     }

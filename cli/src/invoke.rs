@@ -2,11 +2,13 @@
 
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::{Bytes, BytesMut};
 use clap::Args;
 use futures_util::StreamExt as _;
+use kiln_shared::queue::KEY_BYTES_MAX;
 use reqwest::{Body, Response};
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -31,6 +33,10 @@ Examples:
   echo Ada | kiln invoke demo hello
   kiln invoke demo resize --content-type image/png < in.png > out.png
   kiln invoke demo report --detach                 do not wait for the answer
+  kiln invoke demo report --detach --delay 5m      run it in five minutes
+  kiln invoke demo bill --detach --idempotency-key order-7     however often this is said, one call
+
+A detached call is accepted when it is safe in the queue. It runs when there is room, and again if it fails; `kiln queue` shows it.
 
 What comes on standard input is the call's body, unless standard input is a terminal.
 The exit code is 0 if the function answered, 1 if the call failed.")]
@@ -50,9 +56,48 @@ pub struct InvokeArgs {
     /// Show the call's id before the answer
     #[arg(long)]
     display_call_id: bool,
-    /// Do not wait: the function runs, its answer is dropped
+    /// Do not wait: the call is queued and runs when there is room; its answer is dropped, or goes to a destination
     #[arg(long)]
     detach: bool,
+    #[command(flatten)]
+    queue: QueueOptions,
+}
+
+/// How a detached call is queued.
+#[derive(Debug, Args)]
+struct QueueOptions {
+    /// Do not start it before this time has passed, as in 30s, 5m or 2h
+    #[arg(long, value_name = "TIME", requires = "detach", value_parser = crate::args::duration)]
+    delay: Option<Duration>,
+    /// 0, 1 or 2; higher ones go first [default: 0]
+    #[arg(long, value_name = "NUMBER", requires = "detach", value_parser = clap::value_parser!(u8).range(0..=2))]
+    priority: Option<u8>,
+    /// A second call of the function with the same key is not made; its caller gets the first one's id
+    #[arg(long, value_name = "KEY", requires = "detach", value_parser = key)]
+    idempotency_key: Option<String>,
+    /// Give it up if it has not started within this time after its delay
+    #[arg(long, value_name = "TIME", requires = "detach", value_parser = crate::args::duration)]
+    start_within: Option<Duration>,
+}
+
+impl QueueOptions {
+    /// The header lines of a detached call.
+    fn lines(self) -> Vec<(&'static str, String)> {
+        // Whole seconds, not fewer than asked for.
+        let seconds =
+            |time: Duration| time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).to_string();
+        let mut lines = vec![("Fn-Invoke-Type", "detached".to_owned())];
+        lines.extend(self.delay.map(|delay| ("Kiln-Delay", seconds(delay))));
+        lines.extend(self.priority.map(|priority| ("Kiln-Priority", priority.to_string())));
+        lines.extend(self.idempotency_key.map(|key| ("Idempotency-Key", key)));
+        lines.extend(self.start_within.map(|within| ("Kiln-Start-Within", seconds(within))));
+        lines
+    }
+}
+
+fn key(text: &str) -> Result<String, String> {
+    let fits = (1..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(text.to_owned()) } else { Err(format!("use 1 to {KEY_BYTES_MAX} visible characters")) }
 }
 
 /// Calls a function.
@@ -71,7 +116,8 @@ pub async fn run(session: &Session, args: InvokeArgs) -> Result<()> {
         .or_else(|| content_type_here(&name?))
         .unwrap_or_else(|| DEFAULT_CONTENT_TYPE.to_owned());
     let body = body_of_stdin().await.context("cannot read standard input")?;
-    let response = client.invoke(&endpoint, &content_type, args.detach, body).await?;
+    let lines = if args.detach { args.queue.lines() } else { Vec::new() };
+    let response = client.invoke(&endpoint, &content_type, &lines, body).await?;
     if session.output.is_json() {
         print_json(session, response).await
     } else {

@@ -38,6 +38,7 @@ pub mod nodes;
 pub mod nodes_warmth;
 pub mod output;
 pub mod push;
+pub mod queue;
 pub mod resources;
 pub mod runtimes;
 pub mod session;
@@ -55,7 +56,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use args::{
-    Ca, Calls, Cli, Command, Create, Delete, Get, GlobalArgs, Inspect, List, Node, Unset, Update, Use,
+    Ca, Calls, Cli, Command, Create, Delete, Get, GlobalArgs, Inspect, List, Node, Queue, Unset, Update, Use,
 };
 use contexts::ContextStore;
 use output::Output;
@@ -146,6 +147,11 @@ fn with_server(global: &GlobalArgs, output: Output, command: Command) -> Result<
             Command::Node(Node::Prewarm(args)) => nodes_warmth::prewarm(session, args).await,
             Command::Node(Node::Evict(args)) => nodes_warmth::evict(session, args).await,
             Command::Node(Node::Remove(args)) => nodes::remove(session, args).await,
+            Command::Queue(Queue::Status(args)) => queue::status(session, args).await,
+            Command::Queue(Queue::List(args)) => queue::list(session, args).await,
+            Command::Queue(Queue::Inspect(args)) => queue::inspect(session, args).await,
+            Command::Queue(Queue::Cancel(args)) => queue::cancel(session, args).await,
+            Command::Queue(Queue::Redrive(args)) => queue::redrive(session, args).await,
             Command::Top(args) => top::run(session, args).await,
             Command::Why(args) => why::run(session, args).await,
             Command::Version => version::run(session).await,

@@ -113,13 +113,13 @@ pub struct Trigger {
     pub other: Map<String, Value>,
 }
 
-/// The record of a call that ended.
+/// A call that ended, or a detached one on its way.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Call {
     /// The call's id.
     #[serde(default)]
     pub id: String,
-    /// `success`, `error` or `timeout`.
+    /// `success`, `error` or `timeout`; of a detached one also `queued`, `delayed`, `running`, `cancelled` or `dead`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub status: String,
     /// Why it failed.

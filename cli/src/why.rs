@@ -44,7 +44,7 @@ pub struct WhyArgs {
     function: Option<(String, String)>,
 }
 
-fn app_and_function(text: &str) -> Result<(String, String), String> {
+pub(crate) fn app_and_function(text: &str) -> Result<(String, String), String> {
     let names = text.split_once('/').filter(|(app, function)| !app.is_empty() && !function.is_empty());
     let (app, function) = names.ok_or("write it as APP/FUNCTION")?;
     Ok((app.to_owned(), function.to_owned()))

@@ -9,5 +9,6 @@ mod identity;
 mod invoke;
 mod node;
 mod projects;
+mod queue;
 mod support;
 mod usage;
