@@ -149,7 +149,7 @@ impl Dispatcher {
             }
             reserve.functions = leave_out(wanted.clone(), left_out);
             let reserved = self.shared.reserve(&reserve, left, &enough).await?;
-            let is_over = reserved.is_empty() && !(looks_again && !enough.is_cancelled());
+            let is_over = reserved.is_empty() && (!looks_again || enough.is_cancelled());
             let work = self.shared.with_functions(reserved).await;
             // Otherwise all were for functions that are unknown.
             if is_over || !work.is_empty() {
@@ -260,12 +260,11 @@ impl Shared {
         let routes = routes.routes();
         let now = Instant::now();
         for message in reserved {
-            match routes.function(&message.function_id) {
-                Ok(function) => work.push(Work { function: Arc::clone(function), message }),
-                Err(_) => {
-                    let outcome = self.unknown().outcome(message.function_id, now);
-                    others.push(Settlement { receipt: message.receipt, outcome });
-                }
+            if let Ok(function) = routes.function(&message.function_id) {
+                work.push(Work { function: Arc::clone(function), message });
+            } else {
+                let outcome = self.unknown().outcome(message.function_id, now);
+                others.push(Settlement { receipt: message.receipt, outcome });
             }
         }
         if !others.is_empty()
