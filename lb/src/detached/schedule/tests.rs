@@ -190,9 +190,9 @@ async fn a_changed_schedule_begins_anew_and_one_that_is_gone_ends() {
     let mut world = World::new("* * * * * *", "all").await;
     let mut one = world.balancer("one");
     rounds(&mut one, world.after(2)).await;
-    let changed = Trigger { updated_at: world.after(60), ..world.trigger.clone() };
+    let moved = Trigger { updated_at: world.after(60), ..world.trigger.clone() };
     let revision = world.table.revision() + 1;
-    let changes = vec![Change::Trigger(changed)];
+    let changes = vec![Change::Trigger(moved)];
     world.table.apply(Changes { revision, changes, ..Changes::default() });
     rounds(&mut one, world.after(62)).await;
     let changes = vec![Change::TriggerGone(world.trigger.id)];
