@@ -338,7 +338,7 @@ async fn a_detached_call_is_shown_from_its_acceptance_to_its_end() {
     assert_eq!((dead.text("/status"), dead.text("/error")), ("dead".to_owned(), "broken again".to_owned()));
 
     let late = NewMessage {
-        delay: Duration::from_secs(3600),
+        delay: Duration::from_hours(1),
         ..NewMessage::new(CallId::generate(), calls.function_id, calls.app_id, "x")
     };
     let late_path = format!("{}/{}", calls.path(), late.id);

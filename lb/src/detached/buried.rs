@@ -159,7 +159,7 @@ mod tests {
     /// Stores calls that are dead a moment later, and waits for that.
     async fn late_calls(queue: &dyn Queue, function: FunctionId, count: u64) -> Vec<Depth> {
         let message = || NewMessage {
-            delay: Duration::from_secs(60),
+            delay: Duration::from_mins(1),
             deadline: Some(Duration::from_millis(1)),
             ..NewMessage::new(CallId::generate(), function, AppId::generate(), "x")
         };
