@@ -155,6 +155,12 @@ impl Entry {
         if self.last.is_some_and(|last| last.makes_stale(report)) {
             return News::Stale;
         }
+        if self.last.is_some_and(|last| last.is_repeated_by(report)) {
+            // A sign of life. What was sent since the first time is not in it, so nothing is learned from it.
+            self.heard(now);
+            self.settle(now, liveness, sight);
+            return News::Stale;
+        }
         if let Err(absurd) = bounds::check(report, self.functions_after(report)) {
             return News::Absurd(absurd);
         }
@@ -197,6 +203,12 @@ impl Entry {
             sight.ring = true;
         }
         News::Applied
+    }
+
+    /// True if its link has been broken for so long that it may be another machine by now, or none.
+    pub(crate) fn is_over(&self, now: Instant, forget_after: Duration) -> bool {
+        let silent = self.heard_at.map(|heard_at| now.saturating_duration_since(heard_at));
+        self.link_lost && silent.is_some_and(|silent| silent >= forget_after) && self.node.own_calls() == 0
     }
 
     pub(crate) fn heard(&mut self, now: Instant) {
@@ -343,7 +355,17 @@ impl Entry {
 impl LastReport {
     fn makes_stale(&self, report: &NodeReport) -> bool {
         self.epoch_before == Some(report.epoch)
-            || (self.epoch == report.epoch && report.sequence <= self.sequence)
+            || (self.epoch == report.epoch && report.sequence < self.sequence)
+            || (self.is_same(report) && report.scope != ReportScope::Whole)
+    }
+
+    /// The same whole report again, as an agent without news sends it every few seconds and when it links up anew.
+    fn is_repeated_by(&self, report: &NodeReport) -> bool {
+        self.is_same(report) && !self.needs_whole
+    }
+
+    fn is_same(&self, report: &NodeReport) -> bool {
+        self.epoch == report.epoch && self.sequence == report.sequence
     }
 
     fn is_followed_by(&self, changes: &NodeReport) -> bool {

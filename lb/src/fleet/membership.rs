@@ -44,6 +44,8 @@ pub struct NodeConfig {
 pub struct FleetConfig {
     /// When silence means what.
     pub liveness: LivenessPolicy,
+    /// A node whose link broke this long ago, and has not come back, is no member any more.
+    pub forget_after: Duration,
     /// When lost calls mean what.
     pub ejection: EjectionPolicy,
     /// A node without a container that is new, or was down or ejected, gets its full share of calls after so long.
@@ -63,6 +65,7 @@ impl Default for FleetConfig {
     fn default() -> Self {
         Self {
             liveness: LivenessPolicy::default(),
+            forget_after: Duration::from_hours(1),
             ejection: EjectionPolicy::default(),
             slow_start: Duration::from_secs(10),
             zone: None,
@@ -84,7 +87,7 @@ impl From<LivenessPolicy> for FleetConfig {
 pub struct Applied {
     /// Reports that were news.
     pub news: usize,
-    /// Reports older than one that was applied before, or of an earlier life of the agent.
+    /// Reports older than one that was applied before, or the same, or of an earlier life of the agent.
     pub stale: usize,
     /// Reports of nodes that are not members.
     pub strangers: usize,
@@ -257,6 +260,13 @@ impl Fleet {
         for entry in self.entries.values_mut() {
             entry.settle(now, &self.config.liveness, &mut self.sight);
             entry.node.end_slow_start(now);
+        }
+        let forget_after = self.config.forget_after;
+        let over = self.entries.iter().filter(|(_, entry)| entry.is_over(now, forget_after));
+        let over: Vec<NodeId> = over.map(|(id, _)| id.clone()).collect();
+        for id in &over {
+            tracing::info!(node = %id, "a node that broke off long ago is forgotten");
+            self.remove(id);
         }
         self.judge(now);
         self.publish(now);

@@ -1,7 +1,7 @@
 //! The consistent-hash ring: for every function an order of the nodes, the same on every balancer.
 //!
 //! Owns where a key's walk begins and how it goes on. Knows nothing of load, state or slots. The ring is cut into
-//! sectors, and each has an order of its own by [`rendezvous`](super::rendezvous), worked out when it is first asked
+//! sectors, and each has an order of its own by weighted rendezvous (`rendezvous.rs`), worked out when it is first asked
 //! for. Invariant: the order depends only on the ids and weights of the nodes, and of two nodes it puts the same one
 //! first whatever others there are.
 

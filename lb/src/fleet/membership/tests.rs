@@ -27,6 +27,48 @@ fn an_older_report_changes_nothing() {
 }
 
 #[test]
+fn a_whole_report_that_says_the_same_again_is_a_sign_of_life() {
+    let mut fleet = TestFleet::silent(1);
+    let said = NodeReport { sequence: 7, calls: 3, ..report(0) };
+    fleet.fleet.apply([&said], fleet.now);
+    let late = fleet.now + Duration::from_millis(600);
+    fleet.fleet.apply([&said], late);
+    fleet.fleet.tick(late + Duration::from_millis(600));
+    assert_eq!(fleet.node(0).state(), NodeState::Up);
+}
+
+#[test]
+fn a_node_that_was_down_is_known_again_by_the_report_that_it_made_before() {
+    let mut fleet = TestFleet::silent(1);
+    let function = demand(1);
+    let warm = NodeReport { sequence: 9, functions: vec![containers(&function, 2, 0)], ..report(0) };
+    fleet.fleet.apply([&warm], fleet.now);
+    fleet.fleet.lost(&node_id(0), fleet.now);
+    let back = fleet.now + Duration::from_mins(2);
+    fleet.fleet.tick(back);
+    assert_eq!((fleet.node(0).state(), idle(&fleet, 0, &function)), (NodeState::Down, None));
+    assert_eq!(fleet.fleet.heard(&node_id(0), back), Heard::NeedsWhole);
+    fleet.fleet.apply([&warm], back);
+    assert_eq!(idle(&fleet, 0, &function), Some(2));
+    assert_eq!(fleet.fleet.heard(&node_id(0), back), Heard::Known);
+}
+
+#[test]
+fn a_node_that_broke_off_long_ago_is_forgotten_and_one_that_only_stopped_talking_is_not() {
+    let mut fleet = TestFleet::silent(2);
+    for node in 0..2 {
+        fleet.fleet.apply([&report(node)], fleet.now);
+    }
+    fleet.fleet.lost(&node_id(0), fleet.now);
+    fleet.fleet.tick(fleet.now + Duration::from_mins(59));
+    assert_eq!(fleet.fleet.view().members().len(), 2);
+    fleet.fleet.tick(fleet.now + Duration::from_mins(61));
+    let members = fleet.fleet.view();
+    let ids: Vec<&NodeId> = members.members().iter().map(|member| member.node().id()).collect();
+    assert_eq!(ids, [&node_id(1)]);
+}
+
+#[test]
 fn a_new_life_of_an_agent_starts_without_containers() {
     let mut fleet = TestFleet::silent(1);
     let function = demand(1);
