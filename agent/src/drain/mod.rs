@@ -1,8 +1,8 @@
 //! Draining: the node takes queued calls when it has room, runs them, and tells how they ended.
 //!
 //! One [`Drain`] for the node, and one tap for each source of work: the queue of this process, or every linked
-//! balancer. [`budget`] decides how much is taken, by the [`pace`] of functions; [`held`] keeps what the node has,
-//! [`run`] runs one message.
+//! balancer. `budget` decides how much is taken, by the `pace` of functions; `held` keeps what the node has,
+//! `run` runs one message.
 //!
 //! Invariant: a message that the node has is in `held` from when it is taken until its end is told, and its lease is
 //! renewed for as long by some tap, if there is any.
