@@ -181,7 +181,7 @@ impl Agent {
     }
 
     /// Runs a call that came out of the queue. `give_up` ends its wait for a container with a refusal, but not its run;
-    /// `begun` is called between the two.
+    /// `begins` is called between the two, and says whether it may run after all.
     ///
     /// # Errors
     /// A refusal if it has not begun, else what went wrong.
@@ -189,16 +189,16 @@ impl Agent {
         &self,
         request: Box<CallRequest>,
         give_up: &CancellationToken,
-        begun: impl FnOnce() + Send,
+        begins: impl FnOnce() -> bool + Send,
     ) -> Result<CallResponse, CallError> {
-        self.run(request, Some(give_up), begun).await
+        self.run(request, Some(give_up), begins).await
     }
 
     async fn run(
         &self,
         mut request: Box<CallRequest>,
         give_up: Option<&CancellationToken>,
-        begun: impl FnOnce() + Send,
+        begins: impl FnOnce() -> bool + Send,
     ) -> Result<CallResponse, CallError> {
         let running = self.shared.calls.token();
         if self.is_draining() {
@@ -226,7 +226,10 @@ impl Agent {
             }
         };
         journal.seated(lease.start());
-        begun();
+        if !begins() {
+            journal.refused();
+            return Err(CallError::Refused { reason: Refusal::Busy, request });
+        }
         Ok(run_in(request, lease, journal, self.shared.limits, running).await?)
     }
 }
@@ -248,7 +251,7 @@ async fn report_images(mut images: watch::Receiver<Arc<[Arc<str>]>>, report: wat
 
 impl CallHop for Agent {
     fn call(&self, request: Box<CallRequest>) -> CallFuture<'_> {
-        Box::pin(self.run(request, None, || ()))
+        Box::pin(self.run(request, None, || true))
     }
 }
 

@@ -33,6 +33,8 @@ struct Message {
     attempt: u32,
     attempts_max: u32,
     source: SourceName,
+    /// By this node's clock, counted from when the lease was asked for or came.
+    leased_until: Instant,
     /// Other sources, which do not know the message.
     strangers: Vec<SourceName>,
     memory_mib: u64,
@@ -97,11 +99,13 @@ impl HeldMessages {
         message: &Reserved,
         source: SourceName,
         memory_mib: u64,
+        leased_until: Instant,
         give_up: CancellationToken,
     ) -> bool {
         let Reserved { receipt, function_id, attempt, retry, .. } = *message;
         if let Some(held) = self.messages.get_mut(&receipt.id) {
             (held.receipt, held.attempt, held.source) = (receipt, attempt, source);
+            held.leased_until = leased_until;
             held.strangers.clear();
             return false;
         }
@@ -111,6 +115,7 @@ impl HeldMessages {
             attempt,
             attempts_max: retry.attempts_max,
             source,
+            leased_until,
             strangers: Vec::new(),
             memory_mib,
             stage: Stage::Waiting,
@@ -120,10 +125,20 @@ impl HeldMessages {
         true
     }
 
-    /// A message has its container.
-    pub(super) fn begun(&mut self, id: CallId) {
-        if let Some(message) = self.messages.get_mut(&id) {
-            message.stage = Stage::Running;
+    /// A message has its container. False if its lease has ended, so that somebody else may have it: it is not to run.
+    pub(super) fn begins(&mut self, id: CallId, now: Instant) -> bool {
+        let Some(message) = self.messages.get_mut(&id).filter(|message| now < message.leased_until) else {
+            return false;
+        };
+        message.stage = Stage::Running;
+        true
+    }
+
+    /// The lease of a message is longer.
+    pub(super) fn renewed(&mut self, receipt: Receipt, leased_until: Instant) {
+        if let Some(message) = self.messages.get_mut(&receipt.id).filter(|message| message.receipt == receipt)
+        {
+            message.leased_until = leased_until;
         }
     }
 
@@ -311,7 +326,7 @@ mod tests {
 
     fn take(held: &mut HeldMessages, message: &Reserved, source: &SourceName) -> CancellationToken {
         let give_up = CancellationToken::new();
-        assert!(held.take(message, Arc::clone(source), 100, give_up.clone()));
+        assert!(held.take(message, Arc::clone(source), 100, Instant::now() + LONG, give_up.clone()));
         give_up
     }
 
@@ -325,7 +340,7 @@ mod tests {
         let mut held = tapped(&[&a]);
         take(&mut held, &one, &a);
         assert_eq!(held.sum().waiting, HashMap::from([(one.function_id, 1)]));
-        held.begun(one.receipt.id);
+        assert!(held.begins(one.receipt.id, Instant::now()));
         let sum = held.sum();
         assert_eq!((sum.messages, sum.running, sum.memory_mib), (1, 1, 100));
         assert!(sum.waiting.is_empty());
@@ -388,9 +403,9 @@ mod tests {
         let one = message(RetryPolicy::default().attempts_max - 1);
         let mut held = tapped(&[&a, &b]);
         take(&mut held, &one, &a);
-        held.begun(one.receipt.id);
+        assert!(held.begins(one.receipt.id, Instant::now()));
         let other = again(&one);
-        assert!(!held.take(&other, Arc::clone(&b), 100, CancellationToken::new()));
+        assert!(!held.take(&other, Arc::clone(&b), 100, Instant::now() + LONG, CancellationToken::new()));
         assert_eq!((held.to_renew(&a), held.to_renew(&b)), (Vec::new(), vec![other.receipt]));
         let failed = Outcome::Failed { error: "no".to_owned(), retry: Retry::ByPolicy };
         held.finished(one.receipt.id, End { outcome: failed, answer: None }, Instant::now());
@@ -406,7 +421,7 @@ mod tests {
         held.finished(one.receipt.id, done(), Instant::now());
         let telling = held.next_to_tell(&a, 9);
         let other = again(&one);
-        assert!(!held.take(&other, Arc::clone(&a), 100, CancellationToken::new()));
+        assert!(!held.take(&other, Arc::clone(&a), 100, Instant::now() + LONG, CancellationToken::new()));
         held.told(&a, &telling, &[Settled::Lost]);
         assert_eq!(receipts(&held.next_to_tell(&a, 9)), [other.receipt]);
     }
@@ -429,5 +444,17 @@ mod tests {
         assert!(!held.is_empty());
         held.answered();
         assert!(held.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_whose_lease_has_ended_does_not_begin() {
+        let (a, one, other) = (source("a"), message(1), message(1));
+        let mut held = tapped(&[&a]);
+        take(&mut held, &one, &a);
+        take(&mut held, &other, &a);
+        held.renewed(other.receipt, Instant::now() + 3 * LONG);
+        let late = Instant::now() + LONG;
+        assert!(!held.begins(one.receipt.id, late));
+        assert!(held.begins(other.receipt.id, late));
     }
 }

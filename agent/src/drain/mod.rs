@@ -175,7 +175,14 @@ impl Drain {
         let (id, function) = (work.message.receipt.id, work.message.function_id);
         let give_up = CancellationToken::new();
         let memory_mib = work.function.spec.memory_mib;
-        if !self.shared.held().take(&work.message, Arc::clone(name), memory_mib, give_up.clone()) {
+        let leased_until = Instant::now() + self.shared.config.lease;
+        if !self.shared.held().take(
+            &work.message,
+            Arc::clone(name),
+            memory_mib,
+            leased_until,
+            give_up.clone(),
+        ) {
             metrics::counter!("kiln_queued_calls_adopted_total").increment(1);
             tracing::debug!(call = %id, "a call came again while it runs here; its run goes on under the new lease");
             return;
@@ -187,12 +194,16 @@ impl Drain {
         let run = Run::new(&shared, id, function);
         self.shared.tasks.spawn(async move {
             let mut since = None;
-            let begun = || {
-                since = Some(Instant::now());
-                shared.held().begun(id);
-                shared.changed.notify_waiters();
+            let begins = || {
+                let now = Instant::now();
+                let begins = shared.held().begins(id, now);
+                if begins {
+                    since = Some(now);
+                    shared.changed.notify_waiters();
+                }
+                begins
             };
-            let end = run::run(&shared.agent, work, &give_up, begun).await;
+            let end = run::run(&shared.agent, work, &give_up, begins).await;
             run.ended(end, since.map(|since| since.elapsed()));
         });
     }
@@ -240,13 +251,17 @@ impl Drain {
             let receipts = self.shared.held().to_renew(name);
             if !receipts.is_empty() {
                 // An answer that comes later than this is none: another try must still be in time.
+                let leased_until = Instant::now() + lease;
                 let renewed = timeout(lease / 3, source.renew(receipts.clone(), lease)).await;
                 let silent = |_elapsed| QueueError::Unavailable("it did not answer in time".to_owned());
                 match renewed.unwrap_or_else(|elapsed| Err(silent(elapsed))) {
                     Ok(held) => {
-                        let lost = receipts.into_iter().zip(held).filter(|(_, held)| *held == Held::Lost);
-                        for (receipt, _) in lost {
-                            self.shared.held().lost(receipt, name);
+                        let mut messages = self.shared.held();
+                        for (receipt, held) in receipts.into_iter().zip(held) {
+                            match held {
+                                Held::Held => messages.renewed(receipt, leased_until),
+                                Held::Lost => messages.lost(receipt, name),
+                            }
                         }
                     }
                     Err(error) => {

@@ -9,15 +9,16 @@ use tokio_util::sync::CancellationToken;
 use super::held::End;
 use crate::Agent;
 
-/// Runs a message. `give_up` ends its wait for a container, not its run; `begun` is called when it has one.
+/// Runs a message. `give_up` ends its wait for a container, not its run; `begins` is called when it has one, and says whether
+/// it may run after all.
 pub(super) async fn run(
     agent: &Agent,
     work: Work,
     give_up: &CancellationToken,
-    begun: impl FnOnce() + Send,
+    begins: impl FnOnce() -> bool + Send,
 ) -> End {
     let keeps_answer = work.function.spec.detached.on_success.is_some();
-    let (outcome, answer) = match attempt(agent, work, give_up, begun).await {
+    let (outcome, answer) = match attempt(agent, work, give_up, begins).await {
         Ok(response) => ended(response, keeps_answer).await,
         Err(outcome) => (outcome, None),
     };
@@ -28,12 +29,12 @@ async fn attempt(
     agent: &Agent,
     work: Work,
     give_up: &CancellationToken,
-    begun: impl FnOnce() + Send,
+    begins: impl FnOnce() -> bool + Send,
 ) -> Result<CallResponse, Outcome> {
     let Work { message, function } = work;
     let call = StoredCall::read(&message.envelope).map_err(|error| never(error.to_string()))?;
     let request = call.into_request(message.receipt.id, function, message.payload);
-    agent.run_queued(request, give_up, begun).await.map_err(|error| match error {
+    agent.run_queued(request, give_up, begins).await.map_err(|error| match error {
         CallError::Refused { .. } => Outcome::Unstarted,
         CallError::Failed(failure) => failed(&failure),
     })

@@ -108,6 +108,7 @@ pub(super) fn notice(
     Ok(NewMessage {
         idempotency_key: Some(format!("{call}/{status}")),
         retry,
+        tells_an_end: true,
         envelope: stored.to_envelope()?,
         ..NewMessage::new(CallId::generate(), function_id, app_id, payload)
     })

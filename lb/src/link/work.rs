@@ -5,7 +5,7 @@ use std::time::Duration;
 use kiln_shared::identity::Peer;
 use kiln_shared::link::frame::{MessageReader, write_message};
 use kiln_shared::link::work::{WorkAnswer, WorkAsk, read_finished, write_work};
-use kiln_shared::queue::{Outcome, QueueError, Receipt, Reserve, Settlement, WorkSource as _};
+use kiln_shared::queue::{Outcome, QueueError, Receipt, Reserve, Settlement, Work, WorkSource as _};
 use quinn::{RecvStream, SendStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -66,14 +66,36 @@ async fn take(
         Err(error) => return answer(&mut writer, &WorkAnswer::Failed(error)).await,
     };
     let receipts: Vec<Receipt> = work.iter().map(|work| work.message.receipt).collect();
-    let given = async {
-        write_work(&mut writer, &work).await.is_ok()
-            && writer.finish().is_ok()
-            && matches!(writer.stopped().await, Ok(None))
-    };
-    if timeout(TRANSFER_TIMEOUT, given).await != Ok(true) && !receipts.is_empty() {
-        // It did not arrive, so somebody else may have it at once; if it did after all, its end is lost.
-        give_back(dispatcher, receipts).await;
+    let given = timeout(TRANSFER_TIMEOUT, give(&mut writer, &work)).await.unwrap_or(Given::Unknown);
+    match given {
+        Given::Untaken if !receipts.is_empty() => give_back(dispatcher, receipts).await,
+        // Most likely it runs. Given to somebody else, it would run twice.
+        Given::Unknown => {
+            tracing::debug!("work that may not have arrived comes back when its lease ends, if it did not");
+        }
+        Given::Untaken | Given::Taken => {}
+    }
+}
+
+/// What became of work that was sent to an agent.
+#[derive(Debug, PartialEq, Eq)]
+enum Given {
+    Taken,
+    /// The agent has not read the whole answer, and never will.
+    Untaken,
+    /// All of it was sent, and the link broke or was silent before the agent said so.
+    Unknown,
+}
+
+async fn give(writer: &mut SendStream, work: &[Work]) -> Given {
+    // An answer without its end is not taken.
+    if write_work(writer, work).await.is_err() || writer.finish().is_err() {
+        return Given::Untaken;
+    }
+    match writer.stopped().await {
+        Ok(None) => Given::Taken,
+        Ok(Some(_)) => Given::Untaken,
+        Err(_) => Given::Unknown,
     }
 }
 

@@ -10,7 +10,8 @@ use crate::engine::{Broken, Effect, NewRow, parse};
 impl Redis {
     pub(super) async fn enqueue(&self, messages: &[NewMessage]) -> Result<Vec<Enqueued>, QueueError> {
         let now = self.core.time.now_millis();
-        let messages_max = self.core.messages_max();
+        let is_limited = messages.iter().any(|message| !message.tells_an_end);
+        let messages_max = self.core.messages_max().filter(|_| is_limited);
         let known: Option<Vec<String>> = self
             .server
             .run(&script::ENQUEUE, |command| {

@@ -22,7 +22,7 @@ pub(crate) async fn enqueue(
     let now = core.time.now_millis();
     let mut refusals: Vec<Option<QueueError>> = Vec::with_capacity(batches.len());
     for batch in batches {
-        refusals.push(refusal(session, core, batch.len() as u64).await?);
+        refusals.push(refusal(session, core, batch).await?);
     }
     let accepted = batches.iter().zip(&refusals).filter(|(_, refusal)| refusal.is_none());
     let messages: Vec<&NewMessage> = accepted.flat_map(|(batch, _)| batch.iter()).collect();
@@ -38,8 +38,12 @@ pub(crate) async fn enqueue(
 async fn refusal(
     session: &mut impl Session,
     core: &Core,
-    messages: u64,
+    batch: &[NewMessage],
 ) -> Result<Option<QueueError>, Fault> {
+    if batch.iter().all(|message| message.tells_an_end) {
+        return Ok(None);
+    }
+    let messages = batch.len() as u64;
     let mut room = core.room_for(messages);
     if matches!(room, Room::Uncounted) {
         core.counted(session.unfinished().await?);

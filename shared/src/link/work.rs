@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -161,7 +162,7 @@ pub async fn write_work(stream: &mut (impl AsyncWrite + Unpin), work: &[Work]) -
     Ok(())
 }
 
-/// Reads what follows [`WorkAnswer::Work`].
+/// Reads what follows [`WorkAnswer::Work`], to the end of the stream: whoever leaves it earlier has not taken the work.
 ///
 /// # Errors
 /// The stream broke, or what follows is not what was said.
@@ -182,7 +183,10 @@ pub async fn read_work<R: AsyncRead + Unpin>(
         };
         work.push(Work { message: reserved(&head, envelope, payload), function });
     }
-    Ok(work)
+    match reader.next::<IgnoredAny>().await? {
+        None => Ok(work),
+        Some(IgnoredAny) => Err(ReadError::Malformed(serde::de::Error::custom("more than the work"))),
+    }
 }
 
 fn reserved(head: &MessageHead, envelope: Box<RawValue>, payload: Bytes) -> Reserved {

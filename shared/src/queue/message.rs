@@ -67,6 +67,8 @@ pub struct NewMessage {
     pub idempotency_key: Option<String>,
     /// What to do when it fails.
     pub retry: RetryPolicy,
+    /// It tells how another message ended, which makes room: a full queue takes a batch of such messages all the same.
+    pub tells_an_end: bool,
     /// What whoever runs it must know beside the payload, as JSON; the queue does not read it.
     pub envelope: Box<RawValue>,
     /// The call's body; the queue does not read it.
@@ -85,6 +87,7 @@ impl NewMessage {
             deadline: None,
             idempotency_key: None,
             retry: RetryPolicy::default(),
+            tells_an_end: false,
             envelope: RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"),
             payload: payload.into(),
         }

@@ -10,7 +10,6 @@ use axum::routing::post;
 use axum::{Json, Router};
 use futures_util::future::join_all;
 use kiln_testkit::postgres;
-use nix::sys::signal::Signal;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
@@ -72,7 +71,7 @@ async fn accepted_calls_outlive_a_kiln_that_is_killed() {
     let ids: BTreeSet<String> = answers.iter().map(call_id).collect();
     assert!(answers.iter().all(|answer| answer.status() == 202));
     kiln.runs(1).await;
-    kiln.process.signal(Signal::SIGKILL);
+    kiln.kill();
 
     let second = node.start();
     eventually("every accepted call has run", async || {

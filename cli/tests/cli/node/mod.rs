@@ -256,6 +256,12 @@ impl Kiln<'_> {
             .await;
     }
 
+    /// Ends it as a power cut does: at once, with everything of it left.
+    fn kill(mut self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.ended();
+    }
+
     /// Ends it as `kiln stop` does: by itself, and with nothing of it left in the engine.
     fn stop(mut self) {
         self.process.signal(Signal::SIGTERM);

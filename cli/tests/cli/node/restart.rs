@@ -44,6 +44,7 @@ async fn a_killed_kiln_leaves_nothing_that_its_next_life_does_not_clear_up() {
     };
     let (_, left) = tokio::join!(calls, killed);
     assert_eq!(left.len(), CALLS);
+    kiln.kill();
 
     let second = node.start();
     // Any other Kiln of this machine may have begun to clear up after the dead one, and still be at it.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -29,7 +28,7 @@ async fn each_tick_is_called_for_once_and_a_restart_loses_none() {
     let trigger = kiln.api(Method::POST, "/v2/triggers", trigger).await;
     let made: Timestamp = trigger["updated_at"].as_str().unwrap().parse().unwrap();
     eventually("some ticks were called for", async || calls(&kiln, &hello).await.len() >= 3).await;
-    kiln.process.signal(Signal::SIGKILL);
+    kiln.kill();
 
     let second = node.start();
     let path = format!("/v2/triggers/{}", trigger["id"].as_str().unwrap());

@@ -119,6 +119,9 @@ pub(super) async fn a_full_queue_refuses_until_something_is_done(bench: Bench) {
     assert_eq!(taken.len(), 3);
     let refused = queue.queue.enqueue(vec![message(function)]).await;
     assert_eq!(refused, Err(QueueError::Full { messages_max: 3 }), "what runs counts");
+    let telling = NewMessage { tells_an_end: true, ..message(FunctionId::generate()) };
+    queue.put(&telling).await;
+    queue.done(queue.take_one().await.receipt).await;
     queue.done(taken[0].receipt).await;
     until("there is room again", async || queue.queue.enqueue(vec![message(function)]).await.ok()).await;
 }
