@@ -48,8 +48,9 @@ impl Deliverer {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut posting = JoinSet::new();
         while !stop.is_cancelled() {
-            while posting.len() >= DELIVERIES_MAX {
-                posting.join_next().await;
+            if posting.len() >= DELIVERIES_MAX {
+                stop.run_until_cancelled(posting.join_next()).await;
+                continue;
             }
             let room = DELIVERIES_MAX - posting.len();
             let enough = stop.child_token();
@@ -99,9 +100,11 @@ impl Deliverer {
             request = request.header(name, value);
         }
         let request = request.header("Kiln-Delivery", message.receipt.id.as_str());
-        // Its URL may hold a secret.
-        let mut answer =
-            request.send().await.map_err(|error| (error.without_url().to_string(), Retry::ByPolicy))?;
+        let mut answer = request.send().await.map_err(|error| {
+            // Its URL may hold a secret. What went wrong is in the errors below it.
+            let error = anyhow::Error::from(error.without_url());
+            (format!("{error:#}"), Retry::ByPolicy)
+        })?;
         if answer.status().is_success() {
             return Ok(());
         }

@@ -148,7 +148,7 @@ impl WaitingRoom {
             caller.give(seat);
         }
         drop(inner);
-        Ok(Waiting { room: Arc::clone(self), caller, ticket })
+        Ok(Waiting { room: Arc::clone(self), caller, ticket, entered: now })
     }
 
     /// A call of this balancer ended; its place goes to who waits. Cheap if nobody does.
@@ -270,6 +270,9 @@ pub struct Waiting {
     room: Arc<WaitingRoom>,
     caller: Arc<Caller>,
     ticket: Ticket,
+    /// When the call entered. As the time at which a place is passed on, it is too early: at worst a place is held back
+    /// until somebody looks around.
+    entered: Instant,
 }
 
 impl Waiting {
@@ -296,6 +299,11 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         let mut inner = self.room.inner();
         self.room.remove(&mut inner, &self.caller.demand.function, self.ticket);
+        drop(inner);
+        let untaken = self.caller.given().seat.take();
+        if let Some(seat) = untaken {
+            self.room.give_back(seat, self.entered);
+        }
     }
 }
 

@@ -77,7 +77,7 @@ impl Forwarder {
             if let Some(hop) = hops.get(&key) {
                 return Some(Arc::clone(hop));
             }
-            let is_member = |serial| view.members().iter().any(|member| member.node().serial() == serial);
+            let is_member = |serial| view.index_of(serial).is_some();
             hops.retain(|&(forwarder, serial), _| forwarder == self.serial && is_member(serial));
             let (id, tls) = (node.id().clone(), self.tls.clone()?);
             let control = Control::new(id, Arc::clone(address), tls, self.pools.connect_timeout);

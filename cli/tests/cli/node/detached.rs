@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use super::images::example;
 use super::{Kiln, Node, eventually};
 
-async fn detach(kiln: &Kiln<'_>, function: &str, body: &str, lines: &[(&str, &str)]) -> Response {
+pub(super) async fn detach(kiln: &Kiln<'_>, function: &str, body: &str, lines: &[(&str, &str)]) -> Response {
     let call = kiln.client.post(format!("{}/invoke/{function}", kiln.url));
     let call = call.header("Fn-Invoke-Type", "detached").body(body.to_owned());
     lines.iter().fold(call, |call, (name, value)| call.header(*name, *value)).send().await.unwrap()
 }
 
-fn call_id(answer: &Response) -> String {
+pub(super) fn call_id(answer: &Response) -> String {
     answer.headers()["fn-call-id"].to_str().unwrap().to_owned()
 }
 

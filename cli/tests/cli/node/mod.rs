@@ -7,6 +7,7 @@ mod bodies;
 mod detached;
 mod failures;
 mod fleet;
+mod https;
 mod python;
 mod python_image;
 mod restart;
@@ -49,8 +50,19 @@ impl Node {
 
     /// As [`Node::start`], with more options.
     fn start_with(&self, options: &[&str]) -> Kiln<'_> {
+        let mut command = self.command();
+        command.args(options);
+        self.start_as(command)
+    }
+
+    /// What starts Kiln on it.
+    fn command(&self) -> Command {
         let mut command = self.home.process("start --port 0 --memory-mib");
-        command.arg(self.memory_mib.to_string()).args(options);
+        command.arg(self.memory_mib.to_string());
+        command
+    }
+
+    fn start_as(&self, command: Command) -> Kiln<'_> {
         let process = Process::start(command, &self.home);
         let url = format!("http://{}", process.address);
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();

@@ -87,6 +87,21 @@ fn a_call_that_leaves_is_not_given_a_place() {
 }
 
 #[test]
+fn a_place_that_a_call_leaves_untaken_goes_to_the_next() {
+    let mut fleet = TestFleet::empty(2);
+    let function = demand(1);
+    let limit = Limits::default().of(&function.function, 1);
+    let running = limit.enter(fleet.fleet.view().calls_of(&function));
+    let seat = fleet.seat(&function).with_running(running);
+    let enter = || fleet.room().enter(function, Some(limit.clone()), fleet.now).expect("may wait");
+    let (first, mut second) = (enter(), enter());
+    fleet.room().give_back(seat, fleet.now);
+    assert!(second.try_take().is_none(), "the first has it");
+    drop(first);
+    assert!(second.try_take().is_some());
+}
+
+#[test]
 fn a_starving_function_takes_the_room_of_one_that_keeps_its_slots_warm() {
     let (hot, starved) = (demand(1), demand(2));
     let mut fleet = full(&hot);
