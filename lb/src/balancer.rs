@@ -202,7 +202,14 @@ impl Prepared {
         let nodes = Nodes::keep(fleet, &tasks, &stop);
         let balancer = link.as_ref().map_or_else(|| "local".to_owned(), PreparedLink::name);
         let nodes_within = if link.is_some() { NODES_WITHIN } else { Duration::ZERO };
-        let detached = args.queue.start(queue, balancer.clone(), followed.routes.clone(), &tasks, &stop)?;
+        let detached = args.queue.start(
+            queue,
+            balancer.clone(),
+            followed.routes.clone(),
+            catalog.clone(),
+            &tasks,
+            &stop,
+        )?;
         let removed = RemovedNodes::default();
         let scheduler =
             Scheduler::new(catalog.clone(), Arc::clone(detached.queue()), followed.routes.clone(), &balancer);

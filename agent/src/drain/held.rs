@@ -16,6 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget;
 
+/// As many bytes of answers are told together, and what the last of them has more. Less than what the queue takes at
+/// once, although they grow on the way there: JSON writes a control character in six bytes.
+const ANSWERS_BYTES_MAX: usize = 4 << 20;
+
 /// Names a source of work.
 pub(super) type SourceName = Arc<str>;
 
@@ -205,15 +209,18 @@ impl HeldMessages {
         }
     }
 
-    /// Ends that are to be told to this source, at most `most`. They are the caller's until [`Self::told`] or
+    /// Ends that are to be told to this source, at most `most`, and no more once their answers are long together. They are the caller's until [`Self::told`] or
     /// [`Self::untold`].
     pub(super) fn next_to_tell(&mut self, source: &SourceName, most: usize) -> Vec<Finished> {
-        let mut next = Vec::new();
+        let (mut next, mut bytes) = (Vec::new(), 0);
         let mut kept = VecDeque::with_capacity(self.to_tell.len());
         while let Some(id) = self.to_tell.pop_front() {
-            let is_next = next.len() < most && self.is_for(id, source);
+            let is_next = next.len() < most && bytes < ANSWERS_BYTES_MAX && self.is_for(id, source);
             match self.messages.get(&id).filter(|_| is_next).and_then(Message::finished) {
-                Some(finished) => next.push(finished),
+                Some(finished) => {
+                    bytes += finished.answer.as_ref().map_or(0, |answer| answer.body.len());
+                    next.push(finished);
+                }
                 None => kept.push_back(id),
             }
         }
@@ -444,6 +451,22 @@ mod tests {
         assert!(!held.is_empty());
         held.answered();
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn long_answers_are_told_a_few_at_a_time() {
+        let (a, mut held) = (source("a"), HeldMessages::default());
+        held.tap(&a);
+        let body = Bytes::from(vec![0; ANSWERS_BYTES_MAX / 2]);
+        let kept = KeptAnswer { status: 200, content_type: None, body, is_cut: false };
+        for _ in 0..5 {
+            let message = message(1);
+            take(&mut held, &message, &a);
+            let end = End { outcome: Outcome::Done, answer: Some(kept.clone()) };
+            held.finished(message.receipt.id, end, Instant::now());
+        }
+        let mut next = || held.next_to_tell(&a, 9).len();
+        assert_eq!([next(), next(), next(), next()], [2, 2, 1, 0]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -209,12 +209,13 @@ impl Drain {
     }
 
     async fn tell(&self, name: &SourceName, source: &dyn WorkSource) {
+        let mut most = TELL_MAX;
         loop {
             let ended = self.shared.ended.notified();
             let (telling, is_over) = {
                 let mut held = self.shared.held();
                 let is_over = self.shared.stop.is_cancelled() && held.is_empty();
-                (Telling::begin(&self.shared, held.next_to_tell(name, TELL_MAX)), is_over)
+                (Telling::begin(&self.shared, held.next_to_tell(name, most)), is_over)
             };
             if telling.finished.is_empty() {
                 if is_over {
@@ -229,12 +230,17 @@ impl Drain {
                 continue;
             }
             match source.finish(telling.finished.clone()).await {
-                Ok(settled) => telling.told(name, &settled),
+                Ok(settled) => {
+                    telling.told(name, &settled);
+                    most = (2 * most).min(TELL_MAX);
+                }
                 Err(error) if error.is_temporary() => {
                     trouble(name, "cannot tell the queue how work ended; trying again", &error);
                     drop(telling);
                     sleep(TROUBLE_PAUSE).await;
                 }
+                // One of them is at fault: each is told alone, so that the others are not lost with it.
+                Err(_) if telling.finished.len() > 1 => most = 1,
                 Err(error) => {
                     trouble(name, "the queue does not take how work ended", &error);
                     telling.refused(name);

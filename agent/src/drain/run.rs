@@ -3,11 +3,14 @@
 use bytes::{Bytes, BytesMut};
 use kiln_shared::body::{Body, BodyError};
 use kiln_shared::call::{CallError, CallResponse, Failure, FailureKind};
-use kiln_shared::queue::{ANSWER_BYTES_MAX, KeptAnswer, Outcome, Retry, StoredCall, Work};
+use kiln_shared::queue::{ANSWER_BYTES_MAX, KeptAnswer, Outcome, Retry, StoredCall, Work, kept_error};
 use tokio_util::sync::CancellationToken;
 
 use super::held::End;
 use crate::Agent;
+
+/// A longer content type is not kept: no media type is that long, and many ends are told in one message.
+const CONTENT_TYPE_BYTES_MAX: usize = 1024;
 
 /// Runs a message. `give_up` ends its wait for a container, not its run; `begins` is called when it has one, and says whether
 /// it may run after all.
@@ -32,7 +35,7 @@ async fn attempt(
     begins: impl FnOnce() -> bool + Send,
 ) -> Result<CallResponse, Outcome> {
     let Work { message, function } = work;
-    let call = StoredCall::read(&message.envelope).map_err(|error| never(error.to_string()))?;
+    let call = StoredCall::read(&message.envelope).map_err(|error| never(&error.to_string()))?;
     let request = call.into_request(message.receipt.id, function, message.payload);
     agent.run_queued(request, give_up, begins).await.map_err(|error| match error {
         CallError::Refused { .. } => Outcome::Unstarted,
@@ -49,13 +52,13 @@ fn failed(failure: &Failure) -> Outcome {
     match failure.kind {
         FailureKind::Busy => Outcome::Unstarted,
         // The same message will always be wrong.
-        FailureKind::BadRequest | FailureKind::RequestTooLarge => never(error),
-        _ => Outcome::Failed { error, retry: Retry::ByPolicy },
+        FailureKind::BadRequest | FailureKind::RequestTooLarge => never(&error),
+        _ => Outcome::Failed { error: kept_error(&error), retry: Retry::ByPolicy },
     }
 }
 
-fn never(error: String) -> Outcome {
-    Outcome::Failed { error, retry: Retry::Never }
+fn never(error: &str) -> Outcome {
+    Outcome::Failed { error: kept_error(error), retry: Retry::Never }
 }
 
 /// Reads an answer to its end; a function that breaks off has failed.
@@ -64,12 +67,13 @@ async fn ended(response: CallResponse, keeps_answer: bool) -> (Outcome, Option<K
     match read(body, keeps_answer).await {
         Ok((body, is_cut)) => {
             let content_type =
-                headers.get("Content-Type").map(|value| String::from_utf8_lossy(value).into_owned());
+                headers.get("Content-Type").filter(|value| value.len() <= CONTENT_TYPE_BYTES_MAX);
+            let content_type = content_type.map(|value| String::from_utf8_lossy(value).into_owned());
             let answer = keeps_answer.then_some(KeptAnswer { status, content_type, body, is_cut });
             (Outcome::Done, answer)
         }
         Err(error) => {
-            let error = format!("the function's answer broke off: {error}");
+            let error = kept_error(&format!("the function's answer broke off: {error}"));
             (Outcome::Failed { error, retry: Retry::ByPolicy }, None)
         }
     }
@@ -97,8 +101,12 @@ mod tests {
     use super::*;
 
     fn answer(body: Bytes) -> CallResponse {
+        answer_of_type("text/plain", body)
+    }
+
+    fn answer_of_type(content_type: &str, body: Bytes) -> CallResponse {
         let mut headers = HeaderBlock::new();
-        headers.push_valid(b"Content-Type", b"text/plain");
+        headers.push_valid(b"Content-Type", content_type.as_bytes());
         CallResponse { status: 200, headers, body: Body::from(body), stages: Stages::default() }
     }
 
@@ -111,6 +119,9 @@ mod tests {
         assert_eq!((kept.body.len(), kept.is_cut), (ANSWER_BYTES_MAX, true));
         assert_eq!(kept.content_type.as_deref(), Some("text/plain"));
         assert_eq!(ended(answer(Bytes::from_static(b"ok")), false).await, (Outcome::Done, None));
+        let endless = "x".repeat(CONTENT_TYPE_BYTES_MAX + 1);
+        let (_, kept) = ended(answer_of_type(&endless, Bytes::new()), true).await;
+        assert_eq!(kept.expect("an answer").content_type, None);
     }
 
     #[test]

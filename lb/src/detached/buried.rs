@@ -19,7 +19,8 @@ const PAGE_CALLS: usize = 200;
 const PAGES_MAX: usize = 10;
 /// A function whose number of dead calls stays the same is read again after this time: one may have gone as another came.
 const READ_EVERY: Duration = Duration::from_mins(5);
-/// Calls that died longer ago than this are old news: well within the shortest time for which keys are kept, an hour.
+/// Calls that died longer than this before a reading began are old news, unless the reading before took longer still: well
+/// within the shortest time for which keys are kept, an hour.
 const NEWS_FOR: SignedDuration = SignedDuration::from_mins(30);
 /// Most calls that are remembered as told.
 const TOLD_MAX: usize = 100_000;
@@ -38,14 +39,22 @@ struct Reading {
     /// Dead calls when it began.
     dead: u64,
     begun: Instant,
+    /// Calls that died before this are old news: the reading before has come to them.
+    since: Timestamp,
     /// Where it goes on; absent when it is through.
     next: Option<String>,
     is_through: bool,
 }
 
 impl Reading {
-    fn begin(dead: u64, now: Instant) -> Self {
-        Self { dead, begun: now, next: None, is_through: false }
+    fn begin(dead: u64, now: Instant, since: Timestamp) -> Self {
+        Self { dead, begun: now, since, next: None, is_through: false }
+    }
+
+    /// The next one. It goes back to before this one began, however long that took.
+    fn again(&self, dead: u64, now: Instant, since: Timestamp) -> Self {
+        let took = SignedDuration::try_from(now.duration_since(self.begun)).unwrap_or(SignedDuration::MAX);
+        Self::begin(dead, now, since.saturating_sub(took).unwrap_or(Timestamp::MIN))
     }
 
     /// True if there may be calls that have not been read.
@@ -67,13 +76,13 @@ impl Buried {
     pub(super) async fn look(&mut self, queue: &dyn Queue, depths: &[Depth]) -> Result<(), QueueError> {
         let (now, since) = (Instant::now(), Timestamp::now() - NEWS_FOR);
         self.told.retain(|_, ended_at| *ended_at >= since);
-        let mut due = self.due(depths, now);
+        let mut due = self.due(depths, now, since);
         let mut pages = 0;
         while pages < PAGES_MAX
             && let Some(function_id) = due.pop()
         {
             pages += 1;
-            if self.read_page(queue, function_id, since).await? {
+            if self.read_page(queue, function_id).await? {
                 due.push(function_id);
             }
         }
@@ -81,17 +90,17 @@ impl Buried {
     }
 
     /// Functions that are to be read, the one that waits longest last.
-    fn due(&mut self, depths: &[Depth], now: Instant) -> Vec<FunctionId> {
+    fn due(&mut self, depths: &[Depth], now: Instant, since: Timestamp) -> Vec<FunctionId> {
         let tells = |depth: &&Depth| depth.dead > 0 && self.dispatcher.tells_failures(depth.function_id);
         let dead: HashMap<FunctionId, u64> =
             depths.iter().filter(tells).map(|depth| (depth.function_id, depth.dead)).collect();
         self.functions.retain(|id, _| dead.contains_key(id));
         let mut due = Vec::new();
         for (id, dead) in dead {
-            let reading = self.functions.entry(id).or_insert_with(|| Reading::begin(dead, now));
+            let reading = self.functions.entry(id).or_insert_with(|| Reading::begin(dead, now, since));
             if reading.is_due(dead, now) {
                 if reading.is_through {
-                    *reading = Reading::begin(dead, now);
+                    *reading = reading.again(dead, now, since);
                 }
                 due.push((reading.begun, id));
             }
@@ -101,12 +110,7 @@ impl Buried {
     }
 
     /// True if there are more pages.
-    async fn read_page(
-        &mut self,
-        queue: &dyn Queue,
-        function_id: FunctionId,
-        since: Timestamp,
-    ) -> Result<bool, QueueError> {
+    async fn read_page(&mut self, queue: &dyn Queue, function_id: FunctionId) -> Result<bool, QueueError> {
         let Some(reading) = self.functions.get_mut(&function_id) else { return Ok(false) };
         let list = List {
             function_id: Some(function_id),
@@ -115,7 +119,7 @@ impl Buried {
             messages_max: PAGE_CALLS,
         };
         let page = queue.list(list).await?;
-        let told = &self.told;
+        let (told, since) = (&self.told, reading.since);
         let is_news = |ended_at: Timestamp, id: CallId| ended_at >= since && !told.contains_key(&id);
         let news: Vec<_> = page
             .messages
@@ -150,10 +154,18 @@ mod tests {
     #[test]
     fn a_function_is_read_again_when_its_dead_change_or_have_stayed_for_long() {
         let now = Instant::now();
-        let reading = Reading { is_through: true, ..Reading::begin(3, now) };
+        let reading = Reading { is_through: true, ..Reading::begin(3, now, Timestamp::now()) };
         assert!(!reading.is_due(3, now));
         assert!(reading.is_due(4, now) && reading.is_due(2, now) && reading.is_due(3, now + READ_EVERY));
-        assert!(Reading::begin(3, now).is_due(3, now), "not through");
+        assert!(Reading::begin(3, now, Timestamp::now()).is_due(3, now), "not through");
+    }
+
+    #[test]
+    fn what_died_while_a_long_reading_went_on_is_news_to_the_next() {
+        let (begun, since) = (Instant::now(), Timestamp::now());
+        let hours = |hours: u64| Duration::from_secs(3600 * hours);
+        let next = Reading::begin(9, begun, since).again(9, begun + hours(3), since + hours(3));
+        assert_eq!((next.begun, next.since), (begun + hours(3), since));
     }
 
     /// Stores calls that are dead a moment later, and waits for that.
@@ -186,7 +198,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let queue = queue_in(&folder).await;
         let (table, function) = demo(&json!({ "kiln.dev/on-failure": "http://localhost:9/failed" }));
-        let dispatcher = Dispatcher::new(Arc::clone(&queue), table.reader());
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), table.reader(), None);
         let depths = late_calls(&*queue, function, 3).await;
         let mut buried = Buried::new(dispatcher.clone());
         for _ in 0..3 {
@@ -206,7 +218,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let queue = queue_in(&folder).await;
         let (table, function) = demo(&json!({}));
-        let dispatcher = Dispatcher::new(Arc::clone(&queue), table.reader());
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), table.reader(), None);
         let depths = late_calls(&*queue, function, 1).await;
         let mut buried = Buried::new(dispatcher);
         buried.look(&*queue, &depths).await.expect("a look");

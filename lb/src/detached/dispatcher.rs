@@ -3,13 +3,15 @@
 //! Nodes that wait for work wait here, not at the queue: of all who wait only a few ask it at a time, and once one who
 //! takes everything has found nothing, the others do not ask before the next wake-up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use kiln_api::{Catalog, StoreError};
 use kiln_shared::function::Function;
 use kiln_shared::ids::{CallId, FunctionId};
+use kiln_shared::model::ApiError;
 use kiln_shared::queue::{
     BATCH_BYTES_MAX, Destination, Finished, Functions, Held, MessageView, NewMessage, Outcome,
     PAYLOAD_BYTES_MAX, Queue, QueueError, QueueFuture, Receipt, Reserve, Reserved, Retry, Settled,
@@ -20,17 +22,14 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::notice::{DELIVERIES, End, Recipient, notice};
+use super::unknown::{UNKNOWN_PAUSE, Unknown};
 use crate::route::RouteReader;
 
 /// Most nodes that ask the queue at a time.
 const ASKING_MAX: usize = 4;
-/// How long a message waits for its function to be known here before it fails for good. Another balancer may have taken
-/// the call in before this one has heard of the function.
-const UNKNOWN_FOR: Duration = Duration::from_secs(30);
-/// How long messages of an unknown function are left alone.
-const UNKNOWN_PAUSE: Duration = Duration::from_secs(1);
-/// Most unknown functions that are remembered; messages of others fail at once.
-const UNKNOWN_MAX: usize = 500;
+/// Configuration of functions that is given out together, in bytes, and what the last function has more: it must fit into
+/// one message ([`kiln_shared::link::work::WORK_BYTES_MAX`]), where JSON may write a character in six bytes.
+const CONFIG_BYTES_MAX: usize = 1 << 20;
 /// Most names of destinations that are remembered with their ids.
 const NAMES_MAX: usize = 10_000;
 
@@ -43,6 +42,8 @@ pub struct Dispatcher {
 struct Shared {
     queue: Arc<dyn Queue>,
     routes: RouteReader,
+    /// What is asked before a function is taken to be gone; absent where the routes know all there are.
+    catalog: Option<Catalog>,
     /// Counts wake-ups of the queue.
     wakes: watch::Sender<u64>,
     /// The wake-up after which one who takes everything found less than it asked for.
@@ -59,11 +60,13 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Dispatcher {
-    /// Gives out the messages of `queue` with the functions that `routes` knows. [`Self::run`] must run, too.
-    pub fn new(queue: Arc<dyn Queue>, routes: RouteReader) -> Self {
+    /// Gives out the messages of `queue` with the functions that `routes` knows. Those of functions that neither it nor
+    /// `catalog` knows fail after a while. [`Self::run`] must run, too.
+    pub fn new(queue: Arc<dyn Queue>, routes: RouteReader, catalog: Option<Catalog>) -> Self {
         let shared = Shared {
             queue,
             routes,
+            catalog,
             wakes: watch::Sender::new(1),
             exhausted: AtomicU64::new(0),
             asking: Semaphore::new(ASKING_MAX),
@@ -125,10 +128,7 @@ impl Dispatcher {
             self.shared.notice_of(message.id, message.function_id, message.attempts, End::Dead(error))
         };
         let notices: Vec<NewMessage> = dead.iter().filter_map(notice).collect();
-        if !notices.is_empty() {
-            self.shared.queue.enqueue(notices).await?;
-        }
-        Ok(())
+        self.shared.tell(notices).await
     }
 
     async fn take_work(
@@ -171,9 +171,7 @@ impl Dispatcher {
                 notices.extend(self.shared.notice_of(end.receipt.id, end.function_id, end.attempt, told));
             }
         }
-        if !notices.is_empty() {
-            self.shared.queue.enqueue(notices).await?;
-        }
+        self.shared.tell(notices).await?;
         let settlements =
             finished.iter().map(|end| Settlement { receipt: end.receipt, outcome: end.outcome.clone() });
         let settled = self.shared.queue.settle(settlements.collect()).await?;
@@ -187,10 +185,7 @@ impl Dispatcher {
             }
             _ => None,
         });
-        let late: Vec<_> = late.collect();
-        if !late.is_empty() {
-            self.shared.queue.enqueue(late).await?;
-        }
+        self.shared.tell(late.collect()).await?;
         Ok(settled)
     }
 }
@@ -253,20 +248,39 @@ impl Shared {
         self.routes.clone().routes().function(&id).ok().cloned()
     }
 
-    /// Adds the functions. Messages of functions that are unknown go back for a while, and fail for good after that.
+    /// Stores notices, as many at a time as the queue takes.
+    async fn tell(&self, notices: Vec<NewMessage>) -> Result<(), QueueError> {
+        for batch in batches(notices) {
+            self.queue.enqueue(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds the functions. Messages of functions that are unknown go back for a while, and fail for good after that. Those of
+    /// functions whose configuration is too much for one answer go back at once.
     async fn with_functions(&self, reserved: Vec<Reserved>) -> Vec<Work> {
         let (mut work, mut others) = (Vec::with_capacity(reserved.len()), Vec::new());
+        let (mut given, mut config_bytes) = (HashSet::new(), 0);
         let mut routes = self.routes.clone();
         let routes = routes.routes();
         let now = Instant::now();
         for message in reserved {
             if let Ok(function) = routes.function(&message.function_id) {
+                if !given.contains(&message.function_id) {
+                    if config_bytes >= CONFIG_BYTES_MAX {
+                        others.push((message.receipt, message.function_id, false));
+                        continue;
+                    }
+                    config_bytes += config_bytes_of(function);
+                    given.insert(message.function_id);
+                }
                 work.push(Work { function: Arc::clone(function), message });
             } else {
-                let outcome = self.unknown().outcome(message.function_id, now);
-                others.push(Settlement { receipt: message.receipt, outcome });
+                let is_over = self.unknown().is_over(message.function_id, now);
+                others.push((message.receipt, message.function_id, is_over));
             }
         }
+        let others = self.outcomes(others).await;
         if !others.is_empty()
             && let Err(error) = self.queue.settle(others).await
         {
@@ -274,6 +288,45 @@ impl Shared {
             tracing::warn!(%error, "messages of unknown functions are not given back");
         }
         work
+    }
+
+    /// What becomes of messages of functions that are unknown here.
+    async fn outcomes(&self, others: Vec<(Receipt, FunctionId, bool)>) -> Vec<Settlement> {
+        let mut gone: HashMap<FunctionId, bool> = HashMap::new();
+        let mut settlements = Vec::with_capacity(others.len());
+        for (receipt, function, is_over) in others {
+            let is_gone = match (is_over, gone.get(&function)) {
+                (false, _) => false,
+                (true, Some(is_gone)) => *is_gone,
+                (true, None) => {
+                    let is_gone = self.is_gone(function).await;
+                    gone.insert(function, is_gone);
+                    is_gone
+                }
+            };
+            let error = || format!("there is no function {function} any more");
+            let outcome = if is_gone {
+                Outcome::Failed { error: error(), retry: Retry::Never }
+            } else {
+                Outcome::Unstarted
+            };
+            settlements.push(Settlement { receipt, outcome });
+        }
+        settlements
+    }
+
+    /// True if the catalog, which alone knows, says that there is no such function. While it cannot be asked, or knows
+    /// what has not come here yet, messages go on to wait.
+    async fn is_gone(&self, function: FunctionId) -> bool {
+        let Some(catalog) = &self.catalog else { return true };
+        let is_gone = matches!(
+            catalog.function(function.as_str()).await,
+            Err(StoreError::Refused(ApiError::FnNotFound))
+        );
+        if !is_gone {
+            self.unknown().begin_anew(function, Instant::now());
+        }
+        is_gone
     }
 
     /// Functions whose messages are not to be taken now: deliveries, and those that are unknown here.
@@ -349,57 +402,34 @@ fn leave_out(functions: Functions, left_out: Vec<FunctionId>) -> Functions {
     }
 }
 
+fn config_bytes_of(function: &Function) -> usize {
+    function.spec.config.iter().map(|(name, value)| name.len() + value.len()).sum()
+}
+
+/// Messages in as many batches as it takes for each to be one that the queue takes.
+fn batches(messages: Vec<NewMessage>) -> Vec<Vec<NewMessage>> {
+    let mut batches: Vec<Vec<NewMessage>> = Vec::new();
+    let mut bytes_left = 0;
+    for message in messages {
+        let bytes = message.payload.len() + message.envelope.get().len();
+        match batches.last_mut() {
+            Some(batch) if bytes <= bytes_left => {
+                bytes_left -= bytes;
+                batch.push(message);
+            }
+            _ => {
+                bytes_left = BATCH_BYTES_MAX.saturating_sub(bytes);
+                batches.push(vec![message]);
+            }
+        }
+    }
+    batches
+}
+
 /// True if a reserve that gave this has left nothing behind: it gave less than was asked for, and not because of bytes.
 fn is_all_there_is(reserve: &Reserve, reserved: &[Reserved]) -> bool {
     let bytes: usize = reserved.iter().map(|message| message.payload.len()).sum();
     reserved.len() < reserve.messages_max && bytes + PAYLOAD_BYTES_MAX <= BATCH_BYTES_MAX
-}
-
-/// Functions of which there are messages and that the catalog, as it is known here, does not have.
-#[derive(Debug, Default)]
-struct Unknown {
-    functions: HashMap<FunctionId, Since>,
-}
-
-#[derive(Debug)]
-struct Since {
-    first: Instant,
-    last: Instant,
-}
-
-impl Unknown {
-    /// What becomes of a message of the function.
-    fn outcome(&mut self, function: FunctionId, now: Instant) -> Outcome {
-        let has_room = self.functions.len() < UNKNOWN_MAX;
-        let since = match self.functions.get_mut(&function) {
-            Some(since) => Some(since),
-            None if has_room => {
-                Some(self.functions.entry(function).or_insert(Since { first: now, last: now }))
-            }
-            None => None,
-        };
-        match since {
-            Some(since) if now.duration_since(since.first) < UNKNOWN_FOR => {
-                since.last = now;
-                Outcome::Unstarted
-            }
-            Some(_) | None => Outcome::Failed {
-                error: format!("there is no function {function} any more"),
-                retry: Retry::Never,
-            },
-        }
-    }
-
-    /// Those whose messages are left alone now; forgets those that have become known or that nobody calls.
-    fn paused(&mut self, now: Instant, is_known: impl Fn(&FunctionId) -> bool) -> Vec<FunctionId> {
-        self.functions.retain(|function, since| {
-            !is_known(function) && now.duration_since(since.last) < 2 * UNKNOWN_FOR
-        });
-        let paused = self.functions.iter().filter(|(_, since)| {
-            now.duration_since(since.last) < UNKNOWN_PAUSE && now.duration_since(since.first) < UNKNOWN_FOR
-        });
-        paused.map(|(function, _)| *function).collect()
-    }
 }
 
 impl WorkSource for Dispatcher {
@@ -423,28 +453,45 @@ impl WorkSource for Dispatcher {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use kiln_shared::ids::AppId;
+    use kiln_shared::model::{AppInput, FunctionInput};
 
-    #[test]
-    fn a_message_of_an_unknown_function_goes_back_for_a_while_and_then_fails() {
-        let (function, begun) = (FunctionId::generate(), Instant::now());
-        let mut unknown = Unknown::default();
-        assert_eq!(unknown.outcome(function, begun), Outcome::Unstarted);
-        assert_eq!(unknown.paused(begun, |_| false), [function]);
-        assert!(unknown.paused(begun + UNKNOWN_PAUSE, |_| false).is_empty());
-        assert_eq!(unknown.outcome(function, begun + UNKNOWN_PAUSE), Outcome::Unstarted);
-        let late = begun + UNKNOWN_FOR;
-        assert!(matches!(unknown.outcome(function, late), Outcome::Failed { retry: Retry::Never, .. }));
-        assert!(unknown.paused(late, |_| false).is_empty(), "others of its messages fail, too");
+    use super::*;
+    use crate::detached::testing::{demo, queue_in};
+
+    #[tokio::test]
+    async fn a_function_is_gone_only_if_the_catalog_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("sqlite://{}", folder.path().join("kiln.db").display());
+        let catalog = Catalog::open(&url).await.expect("opens");
+        let app = AppInput { name: "a".to_owned(), ..AppInput::default() };
+        let app_id = catalog.create_app(&app).await.expect("created").id.to_string();
+        let image = "hello:1".to_owned();
+        let input = FunctionInput { app_id, name: "f".to_owned(), image, ..FunctionInput::default() };
+        let there = catalog.create_function(&input).await.expect("created").id;
+        let (table, _) = demo(&serde_json::json!({}));
+        let dispatcher = Dispatcher::new(queue_in(&folder).await, table.reader(), Some(catalog.clone()));
+        assert!(!dispatcher.shared.is_gone(there).await, "it has not come here yet");
+        assert!(dispatcher.shared.is_gone(FunctionId::generate()).await);
+        catalog.close().await;
+        assert!(!dispatcher.shared.is_gone(FunctionId::generate()).await, "nobody can tell");
     }
 
     #[test]
-    fn a_function_that_becomes_known_is_left_alone_no_longer() {
-        let (function, now) = (FunctionId::generate(), Instant::now());
-        let mut unknown = Unknown::default();
-        unknown.outcome(function, now);
-        assert!(unknown.paused(now, |_| true).is_empty());
-        assert_eq!(unknown.outcome(function, now + UNKNOWN_FOR), Outcome::Unstarted, "it begins anew");
+    fn notices_are_stored_in_batches_that_the_queue_takes() {
+        let message = |bytes: usize| {
+            let payload = vec![b'x'; bytes];
+            NewMessage::new(CallId::generate(), FunctionId::generate(), AppId::generate(), payload)
+        };
+        let sizes = |messages: Vec<NewMessage>| {
+            let batches = batches(messages);
+            assert!(batches.iter().all(|batch| NewMessage::check(batch).is_ok()));
+            batches.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert!(sizes(Vec::new()).is_empty());
+        let eighth = BATCH_BYTES_MAX / 8;
+        assert_eq!(sizes((0..9).map(|_| message(eighth)).collect()), [7, 2]);
+        assert_eq!(sizes(vec![message(1), message(2)]), [2]);
     }
 
     #[test]

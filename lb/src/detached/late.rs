@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use kiln_queue::{OpenError, Options};
@@ -20,14 +20,14 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct LateQueue {
     opened: OnceLock<Arc<dyn Queue>>,
-    why: String,
+    why: Mutex<String>,
     wake: WakeSource,
 }
 
 impl LateQueue {
     /// A queue that is away, and why.
     pub(super) fn new(why: &OpenError) -> Self {
-        Self { opened: OnceLock::new(), why: why.to_string(), wake: WakeSource::default() }
+        Self { opened: OnceLock::new(), why: Mutex::new(why.to_string()), wake: WakeSource::default() }
     }
 
     /// Opens it when its server answers, and passes on its wake-ups then, until `stop`.
@@ -36,7 +36,7 @@ impl LateQueue {
             loop {
                 match kiln_queue::open(&url, options.clone()).await {
                     Ok(queue) => return queue,
-                    Err(error) => tracing::debug!(%error, "the queue is still away"),
+                    Err(error) => self.is_away(&error),
                 }
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
@@ -53,13 +53,27 @@ impl LateQueue {
         }
     }
 
+    /// Says why, if it is another reason than before.
+    fn is_away(&self, error: &OpenError) {
+        let error = error.to_string();
+        let mut why = self.why();
+        if *why != error {
+            tracing::error!(error, "detached calls get 503 still");
+            *why = error;
+        }
+    }
+
+    fn why(&self) -> MutexGuard<'_, String> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with<'a, T: Send + 'a>(
         &'a self,
         operation: impl FnOnce(&'a dyn Queue) -> QueueFuture<'a, T>,
     ) -> QueueFuture<'a, T> {
         match self.opened.get() {
             Some(queue) => operation(&**queue),
-            None => Box::pin(std::future::ready(Err(QueueError::Unavailable(self.why.clone())))),
+            None => Box::pin(std::future::ready(Err(QueueError::Unavailable(self.why().clone())))),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Detached calls: accepted when they are safe in the queue, given to nodes that have room, and told to destinations.
 
+mod body_memory;
 mod buried;
 mod deliver;
 mod dispatcher;
@@ -11,6 +12,7 @@ mod schedule;
 mod start;
 #[cfg(test)]
 pub(crate) mod testing;
+mod unknown;
 mod watch;
 
 use std::borrow::Cow;
@@ -24,6 +26,7 @@ use kiln_shared::http1::head::RequestHead;
 use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{NewMessage, PAYLOAD_BYTES_MAX, QueueError, StoredCall};
 
+use self::body_memory::BodyMemory;
 pub use self::dispatcher::Dispatcher;
 pub use self::enqueuer::{EnqueueTask, Enqueuer};
 use self::options::DetachedOptions;
@@ -40,6 +43,7 @@ pub(crate) fn is_delivery(function: FunctionId) -> bool {
 pub struct Intake {
     enqueuer: Enqueuer,
     body_bytes_max: u64,
+    memory: BodyMemory,
 }
 
 /// A detached call as the edge has it.
@@ -62,9 +66,11 @@ pub struct DetachedCall {
 }
 
 impl Intake {
-    /// Takes calls with bodies of at most `body_bytes_max` bytes, as far as the queue does.
-    pub fn new(enqueuer: Enqueuer, body_bytes_max: u64) -> Self {
-        Self { enqueuer, body_bytes_max: body_bytes_max.min(PAYLOAD_BYTES_MAX as u64) }
+    /// Takes calls with bodies of at most `body_bytes_max` bytes, as far as the queue does, and of at most
+    /// `memory_bytes_max` in all at a time.
+    pub fn new(enqueuer: Enqueuer, body_bytes_max: u64, memory_bytes_max: u64) -> Self {
+        let body_bytes_max = body_bytes_max.min(PAYLOAD_BYTES_MAX as u64);
+        Self { enqueuer, body_bytes_max, memory: BodyMemory::of_bytes(memory_bytes_max) }
     }
 
     /// Stores the call; durable when this answers. The id is another one if the caller's idempotency key was used
@@ -72,11 +78,18 @@ impl Intake {
     ///
     /// # Errors
     /// 400 for options that cannot be, 413 for a body that is too large, 503 with the reason if the queue is away or
-    /// full. Then nothing was stored, unless the queue broke off at the very end.
+    /// full, or if too many bodies are under way. Then nothing was stored, unless the queue broke off at the very end.
     pub async fn accept(&self, call: DetachedCall) -> Result<CallId, Failure> {
         let DetachedCall { id, function, kind, path, head, url, body } = call;
         let options = DetachedOptions::read(&head.headers)?;
+        // A body of unknown length may become as long as any may.
+        let bytes = body.length().unwrap_or(u64::MAX).min(self.body_bytes_max);
+        let mut room = self.memory.take(bytes).ok_or_else(|| {
+            let message = "The call was not accepted: too many bodies of calls are being stored";
+            Failure::new(FailureKind::Busy, 503, message)
+        })?;
         let payload = body.collect(self.body_bytes_max).await.map_err(|error| Failure::of_body(&error))?;
+        room.shrink_to(payload.len() as u64);
         let path = path.into_owned();
         let stored =
             StoredCall { kind, method: head.method, url, path, headers: for_function(&head.headers) };

@@ -106,7 +106,8 @@ pub(super) fn notice(
     let path = "/invoke".to_owned();
     let stored = StoredCall { kind: CallKind::Invoke, method: http::Method::POST, url, path, headers };
     Ok(NewMessage {
-        idempotency_key: Some(format!("{call}/{status}")),
+        // No caller can give a key with a space in it.
+        idempotency_key: Some(format!(" {call}/{status}")),
         retry,
         tells_an_end: true,
         envelope: stored.to_envelope()?,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use kiln_api::Catalog;
 use kiln_queue::{OpenError, Options};
 use kiln_shared::program::DataFolder;
 use kiln_shared::queue::{PAYLOAD_BYTES_MAX, Purge, Queue};
@@ -36,6 +37,10 @@ pub struct QueueArgs {
     #[arg(long, env = "KILN_DETACHED_BODY_BYTES_MAX", value_name = "BYTES", default_value_t = 6 << 20,
         value_parser = clap::value_parser!(u64).range(0..=PAYLOAD_BYTES_MAX as u64))]
     pub detached_body_bytes_max: u64,
+    /// Memory for bodies of detached calls from their arrival until they are stored, in MiB; calls beyond get 503
+    #[arg(long, env = "KILN_DETACHED_MEMORY_MIB", value_name = "MIB", default_value_t = 256,
+        value_parser = clap::value_parser!(u64).range(PAYLOAD_BYTES_MAX as u64 >> 20..))]
+    pub detached_memory_mib: u64,
     /// Hours for which detached calls that ended are remembered, with their idempotency keys
     #[arg(long, env = "KILN_QUEUE_KEEP_HOURS", value_name = "HOURS", default_value_t = 24,
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -92,12 +97,13 @@ impl QueueArgs {
         queue: Arc<dyn Queue>,
         balancer: String,
         routes: RouteReader,
+        catalog: Catalog,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Detached> {
         let (enqueuer, storing) = Enqueuer::new(Arc::clone(&queue));
         tasks.spawn(storing.run(stop.clone()));
-        let dispatcher = Dispatcher::new(Arc::clone(&queue), routes);
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), routes, Some(catalog));
         tasks.spawn(dispatcher.clone().run(stop.clone()));
         let deliverer =
             Deliverer::new(dispatcher.clone(), balancer).context("cannot set up TLS for destinations")?;
@@ -105,7 +111,11 @@ impl QueueArgs {
         tasks.spawn(watch(Arc::clone(&queue), dispatcher.clone(), stop.clone()));
         let purging = purge(Arc::clone(&queue), self.kept());
         tasks.spawn(stop.clone().run_until_cancelled_owned(purging));
-        let intake = Intake::new(enqueuer, self.detached_body_bytes_max);
+        let intake = Intake::new(
+            enqueuer,
+            self.detached_body_bytes_max,
+            self.detached_memory_mib.saturating_mul(1 << 20),
+        );
         Ok(Detached { queue, dispatcher, intake })
     }
 

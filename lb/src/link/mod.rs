@@ -16,6 +16,7 @@ mod work;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiln_api::StoredBatches;
@@ -171,10 +172,11 @@ impl LinkServer {
     /// being taken from the queue then has a task of its own, since it must be given back.
     async fn streams(&self, connection: &Connection, agent: &Peer, tasks: &TaskTracker) -> Ended {
         let mut streams = JoinSet::new();
+        let let_in = Arc::new(AtomicBool::new(false));
         let mut over = pin!(self.over(connection, agent));
         loop {
             // All are cancel-safe.
-            let (writer, reader) = tokio::select! {
+            let (mut writer, reader) = tokio::select! {
                 accepted = connection.accept_bi() => match accepted {
                     Ok(stream) => stream,
                     Err(error) => {
@@ -198,14 +200,20 @@ impl LinkServer {
                 },
             };
             let (server, connection, agent) = (self.clone(), connection.clone(), agent.clone());
-            let tasks = tasks.clone();
+            let (tasks, let_in) = (tasks.clone(), Arc::clone(&let_in));
             streams.spawn(async move {
                 let mut reader = MessageReader::new(reader, MESSAGE_BYTES_MAX);
                 match timeout(OPENING_TIMEOUT, reader.next()).await {
                     Ok(Ok(Some(Opening::State(hello)))) => Some(
-                        session::serve(&server, &agent, hello, connection.remote_address(), reader, writer)
-                            .await,
+                        session::serve(&server, &agent, hello, &connection, &let_in, reader, writer).await,
                     ),
+                    Ok(Ok(Some(Opening::Records | Opening::Work(_))))
+                        if !let_in.load(Ordering::Acquire) || server.removed.check(agent.name()).is_err() =>
+                    {
+                        // Work holds what only nodes of the fleet may see.
+                        drop(writer.reset(CODE_REFUSED));
+                        None
+                    }
                     Ok(Ok(Some(Opening::Records))) => {
                         records::serve(&server.records, reader, writer).await;
                         None

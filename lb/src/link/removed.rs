@@ -42,11 +42,12 @@ impl RemovedNodes {
 
     /// Looks at the catalog.
     pub(super) async fn look(&self, catalog: &Catalog) -> Result<(), StoreError> {
-        let removed: BTreeSet<String> = catalog.removed_nodes().await?.into_iter().collect();
+        let removed = catalog.removed_nodes().await?;
         self.names.send_if_modified(|names| {
-            let is_news = *names != removed;
-            *names = removed;
-            is_news
+            // A name never comes back, and one that was added meanwhile is not in what was read.
+            let known = names.len();
+            names.extend(removed);
+            names.len() > known
         });
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The state of one agent, as it is told.
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use kiln_shared::link::STATE_BYTES_MAX;
 use kiln_shared::link::frame::{MessageReader, ReadError, write_message};
 use kiln_shared::link::message::{AgentMessage, BalancerMessage, Hello, Refused};
 use kiln_shared::report::ReportScope;
-use quinn::{RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -30,25 +30,27 @@ pub(super) enum Ended {
     Broken(Box<dyn Error + Send + Sync>),
 }
 
-/// Lets the agent in, or not, and passes on what it says until the link ends.
+/// Lets the agent in, or not, and passes on what it says until the link ends. `let_in` says meanwhile that it is.
 pub(super) async fn serve(
     server: &LinkServer,
     agent: &Peer,
     hello: Hello,
-    remote: SocketAddr,
+    connection: &Connection,
+    let_in: &AtomicBool,
     reader: MessageReader<RecvStream>,
     mut writer: SendStream,
 ) -> Ended {
     let checked =
         admit::check(&hello, agent, Timestamp::now()).and_then(|()| server.removed.check(agent.name()));
     let joined = match checked {
-        Ok(()) => server.nodes.join(hello, remote).await,
+        Ok(()) => server.nodes.join(hello, connection.remote_address()).await,
         Err(refused) => Err(refused),
     };
     let mut joined = match joined {
         Ok(joined) => joined,
         Err(refused) => return refuse(refused, writer).await,
     };
+    let_in.store(true, Ordering::Release);
     let ended = match write_message(&mut writer, &BalancerMessage::Welcome).await {
         Ok(()) => {
             let reader = reader.with_bytes_max(STATE_BYTES_MAX);
@@ -59,6 +61,7 @@ pub(super) async fn serve(
         }
         Err(error) => Ended::Broken(error.into()),
     };
+    let_in.store(false, Ordering::Release);
     let is_for_good = matches!(ended, Ended::Goodbye | Ended::Refused(Refused::Removed));
     joined.end(if is_for_good { News::Left } else { News::Lost }).await;
     match ended {

@@ -6,7 +6,7 @@ use kiln_shared::identity::Peer;
 use kiln_shared::link::frame::{MessageReader, write_message};
 use kiln_shared::link::work::{WorkAnswer, WorkAsk, read_finished, write_work};
 use kiln_shared::queue::{Outcome, QueueError, Receipt, Reserve, Settlement, Work, WorkSource as _};
-use quinn::{RecvStream, SendStream};
+use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +14,9 @@ use crate::detached::Dispatcher;
 
 /// Longest time for the bodies of answers to arrive, and for an answer to be taken.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Code of an answer that is broken off.
+const NOT_GIVEN: VarInt = VarInt::from_u32(0);
 
 /// Answers one question.
 pub(super) async fn serve(
@@ -66,8 +69,7 @@ async fn take(
         Err(error) => return answer(&mut writer, &WorkAnswer::Failed(error)).await,
     };
     let receipts: Vec<Receipt> = work.iter().map(|work| work.message.receipt).collect();
-    let given = timeout(TRANSFER_TIMEOUT, give(&mut writer, &work)).await.unwrap_or(Given::Unknown);
-    match given {
+    match give(&mut writer, &work).await {
         Given::Untaken if !receipts.is_empty() => give_back(dispatcher, receipts).await,
         // Most likely it runs. Given to somebody else, it would run twice.
         Given::Unknown => {
@@ -89,13 +91,16 @@ enum Given {
 
 async fn give(writer: &mut SendStream, work: &[Work]) -> Given {
     // An answer without its end is not taken.
-    if write_work(writer, work).await.is_err() || writer.finish().is_err() {
+    let is_written = matches!(timeout(TRANSFER_TIMEOUT, write_work(writer, work)).await, Ok(Ok(())));
+    if !is_written || writer.finish().is_err() {
+        // It would be ended as if it were whole when the writer is dropped.
+        drop(writer.reset(NOT_GIVEN));
         return Given::Untaken;
     }
-    match writer.stopped().await {
-        Ok(None) => Given::Taken,
-        Ok(Some(_)) => Given::Untaken,
-        Err(_) => Given::Unknown,
+    match timeout(TRANSFER_TIMEOUT, writer.stopped()).await {
+        Ok(Ok(None)) => Given::Taken,
+        Ok(Ok(Some(_))) => Given::Untaken,
+        Ok(Err(_)) | Err(_) => Given::Unknown,
     }
 }
 

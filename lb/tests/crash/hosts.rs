@@ -38,7 +38,7 @@ pub(crate) async fn balancer(shared: Arc<Shared>, name: String) -> Outcome {
     let queue: Arc<dyn Queue> = shared.queue.clone();
     let (enqueuer, storing) = Enqueuer::new(Arc::clone(&queue));
     let routes = shared.routes.lock().expect("no panic").reader();
-    let (dispatcher, never) = (Dispatcher::new(queue, routes), CancellationToken::new());
+    let (dispatcher, never) = (Dispatcher::new(queue, routes, None), CancellationToken::new());
     tokio::spawn(storing.run(never.clone()));
     tokio::spawn(dispatcher.clone().run(never));
     let life = Life { dispatcher, enqueuer, dead: CancellationToken::new() };

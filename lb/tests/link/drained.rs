@@ -72,7 +72,7 @@ impl Drained {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let fleet = FleetConfig::default();
         let balancer = Balancer::start_giving(authority, name, address, catalog, fleet, |routes| {
-            let dispatcher = Dispatcher::new(Arc::clone(&queue), routes);
+            let dispatcher = Dispatcher::new(Arc::clone(&queue), routes, None);
             tasks.spawn(dispatcher.clone().run(stop.clone()));
             Some(dispatcher)
         });

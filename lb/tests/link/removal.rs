@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 use kiln_lb::fleet::NodeState;
 use kiln_shared::identity::{CertificateRequest, Credentials, Peer, Role};
 use kiln_shared::link::join::{JoinError, join};
-use kiln_shared::link::message::Opening;
-use kiln_shared::link::quic;
+use kiln_shared::link::message::{BalancerMessage, Opening};
+use kiln_shared::link::quic::{self, CODE_REFUSED};
+use kiln_shared::link::work::WorkAsk;
 
 use crate::support::{Agent, Authority, Balancer, Stranger, eventually, hello};
 
@@ -26,7 +27,7 @@ async fn a_removed_node_leaves_every_balancer_and_does_not_come_back() {
     one.removed.remove("a", &one.catalog).await.expect("is remembered");
     for balancer in [&one, &two] {
         eventually("the node is gone", || balancer.state("a").is_none()).await;
-        assert_eq!(balancer.state("b"), Some(NodeState::Up));
+        eventually("the other is up", || balancer.state("b") == Some(NodeState::Up)).await;
         let mut again = Stranger::dial(&authority, "a", balancer).await;
         again.say(&Opening::State(hello("a", 2))).await;
         assert_eq!(again.refused().await.reason(), "removed");
@@ -42,11 +43,26 @@ async fn a_removed_node_leaves_every_balancer_and_does_not_come_back() {
 }
 
 #[tokio::test]
+async fn work_and_records_are_for_nodes_that_were_let_in() {
+    let authority = Authority::new();
+    let balancer = Balancer::start(&authority, "lb1").await;
+    let mut agent = Stranger::dial(&authority, "a", &balancer).await;
+    let question = WorkAsk::Renew { receipts: Vec::new(), lease: Duration::from_secs(1) };
+    assert_eq!(agent.ask(&Opening::Work(question.clone())).await, Err(Some(CODE_REFUSED)), "no hello");
+    assert_eq!(agent.ask(&Opening::Records).await, Err(Some(CODE_REFUSED)));
+    agent.say(&Opening::State(hello("a", 1))).await;
+    assert!(matches!(agent.hear().await, BalancerMessage::Welcome));
+    assert!(agent.ask(&Opening::Work(question.clone())).await.is_ok());
+    balancer.removed.remove("a", &balancer.catalog).await.expect("is remembered");
+    assert!(agent.ask(&Opening::Work(question)).await.is_err());
+}
+
+#[tokio::test]
 async fn a_link_ends_with_its_agents_certificate() {
     let authority = Authority::new();
     let balancer = Balancer::start(&authority, "lb1").await;
     let peer = Peer::new(Role::Agent, "a").expect("a name");
-    let ends_soon = authority.ca.issue(&peer, Duration::from_secs(3), SystemTime::now()).expect("is issued");
+    let ends_soon = authority.ca.issue(&peer, Duration::from_secs(10), SystemTime::now()).expect("is issued");
     let folder = authority.path("ends-soon");
     ends_soon.save(&folder).expect("is kept");
     let credentials = Credentials::open(&folder, Role::Agent, SystemTime::now()).expect("is good");

@@ -245,6 +245,18 @@ impl Stranger {
         }
     }
 
+    /// Opens a stream with this; what is answered, or the code with which the balancer breaks off.
+    pub(crate) async fn ask(&self, opening: &Opening) -> Result<Vec<u8>, Option<quinn::VarInt>> {
+        let opened = self.connection.open_bi().await;
+        let Ok((mut writer, mut reader)) = opened else { return Err(None) };
+        write_message(&mut writer, opening).await.map_err(|_| None)?;
+        let answer = tokio::time::timeout(LONG, reader.read_to_end(1024)).await.expect("it ends");
+        answer.map_err(|error| match error {
+            quinn::ReadToEndError::Read(quinn::ReadError::Reset(code)) => Some(code),
+            _ => None,
+        })
+    }
+
     /// Sends this as a batch of records; the code with which the balancer ends that stream.
     pub(crate) async fn hand(&self, batch: &[u8]) -> Option<quinn::VarInt> {
         let (mut writer, mut reader) = self.connection.open_bi().await.expect("opens");

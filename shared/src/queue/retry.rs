@@ -21,10 +21,10 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// Five attempts within about 15 s of pauses.
+    /// Three attempts within about 3 s of pauses.
     fn default() -> Self {
         Self {
-            attempts_max: 5,
+            attempts_max: 3,
             pause_min: Duration::from_secs(1),
             pause_max: Duration::from_mins(5),
             jitter_percent: 20,

@@ -177,7 +177,8 @@ fn message(route: &ScheduleRoute, call: &ScheduledCall, tick: Timestamp) -> Resu
     let kind = CallKind::Trigger(trigger.id);
     let stored = StoredCall { kind, method: http::Method::POST, url, path, headers };
     Ok(NewMessage {
-        idempotency_key: Some(format!("schedule/{}/{}", trigger.id, tick.as_second())),
+        // No caller can give a key with a space in it.
+        idempotency_key: Some(format!(" schedule/{}/{}", trigger.id, tick.as_second())),
         retry: spec.detached.retry,
         envelope: stored.to_envelope()?,
         ..NewMessage::new(CallId::generate(), spec.id, spec.app_id, call.payload.clone())
