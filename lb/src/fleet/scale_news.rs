@@ -10,6 +10,7 @@ use kiln_shared::ids::NodeId;
 
 use super::detail::NodeDetail;
 use super::scale::{ScaleReason, ScaleSignal, cheapest_to_lose, is_empty};
+use super::standing::NodeState;
 
 /// What happens to a node that could be done without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +189,13 @@ impl ScaleNews {
             self.leaving = None;
             return None;
         };
+        if matches!(detail.state, NodeState::Suspect | NodeState::Down) {
+            // Nothing can be told to it. If it is wanted after all, it is taken back when it comes back.
+            if detail.state == NodeState::Down && !is_more_wanted {
+                self.leaving = None;
+            }
+            return None;
+        }
         if is_more_wanted {
             let step = leaving.drains.then(|| Step::Undrain(leaving.node.clone()));
             if step.is_none() {
@@ -343,6 +351,21 @@ mod tests {
         assert_eq!(news.look(&signal(2, 3), &details(&fleet), now), Some(Step::Undrain(node_id(1))));
         news.took_back();
         assert_eq!(news.look(&signal(3, 3), &details(&fleet), now), None);
+    }
+
+    #[test]
+    fn a_node_that_dies_while_it_drains_keeps_nothing_back() {
+        let (mut fleet, start) = (fleet(), Instant::now());
+        let mut news = shrinking(POLICY, &fleet, start);
+        let at = |second| start + Duration::from_secs(second);
+        assert_eq!(news.look(&signal(3, 1), &details(&fleet), at(11)), Some(Step::Drain(node_id(1))));
+        news.drains();
+        fleet.fleet.lost(&node_id(1), fleet.now);
+        assert_eq!(news.look(&signal(2, 3), &details(&fleet), at(12)), None);
+        assert_eq!(news.look(&signal(2, 3), &details(&fleet), at(22)), Some(tell(3)));
+        // Back, and drained still.
+        fleet.report(NodeReport { draining: true, ..report(1) });
+        assert_eq!(news.look(&signal(2, 3), &details(&fleet), at(23)), Some(Step::Undrain(node_id(1))));
     }
 
     #[test]
