@@ -189,7 +189,7 @@ async fn redrive(
             };
             Redrive::Function { function_id: admin.function(&app, &function)?, messages_max }
         }
-        _ => return Err(bad("give call, or app and function with max if not all are wanted")),
+        _ => return Err(bad("give call, or app and function; at most max (1000) are put back at once")),
     };
     Ok(Json(Redriven { redriven: admin.queue.redrive(which).await? }))
 }

@@ -41,7 +41,7 @@ async fn a_detached_call_is_accepted_before_it_runs_and_runs_when_there_is_room(
     let app = kiln.create_app("later").await;
     let slow = kiln.create_function(&app, "slow", &example("slow"), json!({ "memory": 64 })).await;
     // The one container that there is room for is busy.
-    let busy = async { kiln.invoke(&slow, "1500ms").await.status().as_u16() };
+    let busy = async { kiln.invoke(&slow, "4s").await.status().as_u16() };
     let accepted = async {
         kiln.runs(1).await;
         let answers = join_all((0..3).map(|_| detach(&kiln, &slow, "1ms", &[]))).await;
@@ -74,10 +74,14 @@ async fn accepted_calls_outlive_a_kiln_that_is_killed() {
     kiln.kill();
 
     let second = node.start();
-    eventually("every accepted call has run", async || {
-        ended(&second, &slow, "success").await.is_superset(&ids)
-    })
-    .await;
+    // The records of what ended in the last moment are lost with the first Kiln; the queue has lost nothing.
+    for id in &ids {
+        let path = format!("/kiln/v1/queue/calls/{id}");
+        eventually("every accepted call has run", async || {
+            second.api(Method::GET, &path, json!({})).await["state"] == json!("done")
+        })
+        .await;
+    }
     second.stop();
 }
 
@@ -184,7 +188,7 @@ async fn higher_priorities_go_first() {
     let app = kiln.create_app("order").await;
     let slow = kiln.create_function(&app, "slow", &example("slow"), json!({ "memory": 64 })).await;
     // All become due while a caller waits for the one container: nothing is taken from the queue then.
-    let busy = async { kiln.invoke(&slow, "4s").await.status() };
+    let busy = async { kiln.invoke(&slow, "8s").await.status() };
     let waits = async {
         kiln.runs(1).await;
         kiln.invoke(&slow, "1ms").await.status()
@@ -194,7 +198,7 @@ async fn higher_priorities_go_first() {
         eventually("a caller waits", async || kiln.metric("kiln_calls_waiting").await >= 1.0).await;
         let mut ids = Vec::new();
         for priority in ["0", "1", "2"] {
-            let lines = [("Kiln-Priority", priority), ("Kiln-Delay", "1")];
+            let lines = [("Kiln-Priority", priority), ("Kiln-Delay", "2")];
             ids.push(call_id(&detach(&kiln, &slow, "200ms", &lines).await));
         }
         ids
@@ -274,7 +278,7 @@ async fn a_call_that_was_not_started_in_time_is_dead_and_its_destination_hears_o
     let app = kiln.create_app("late").await;
     let annotations = json!({ "annotations": { "kiln.dev/on-failure": url } });
     let hello = kiln.create_function(&app, "hello", &example("hello"), annotations).await;
-    let late = detach(&kiln, &hello, "", &[("Kiln-Delay", "1"), ("Kiln-Start-Within", "1")]).await;
+    let late = detach(&kiln, &hello, "", &[("Kiln-Delay", "4"), ("Kiln-Start-Within", "1")]).await;
     let id = call_id(&late);
     let call = kiln.api(Method::GET, &format!("/kiln/v1/queue/calls/{id}"), json!({})).await;
     let deadline: jiff::Timestamp = call["deadline_at"].as_str().unwrap().parse().unwrap();
