@@ -20,13 +20,25 @@ const USER: &str = "mysql";
 /// A server. Killed when dropped, and when the test's process dies.
 #[derive(Debug)]
 pub struct Server {
+    /// What its `innodb-flush-log-at-trx-commit` is.
+    flush: u8,
     home: TempDir,
     process: Option<Child>,
 }
 
 impl Server {
-    /// Makes a server with its files and starts it. Its root needs no password.
+    /// Makes a server with its files and starts it. Its root needs no password. What it acknowledges survives its own
+    /// death, not the machine's.
     pub async fn start() -> Self {
+        Self::start_with(2).await
+    }
+
+    /// The same, with the settings of a server in production: what it acknowledges is on disk.
+    pub async fn start_durable() -> Self {
+        Self::start_with(1).await
+    }
+
+    async fn start_with(flush: u8) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         if Uid::effective().is_root() {
             let user =
@@ -39,7 +51,7 @@ impl Server {
             .output()
             .expect("mariadb-install-db runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut server = Self { home, process: None };
+        let mut server = Self { flush, home, process: None };
         server.begin().await;
         server
     }
@@ -76,8 +88,8 @@ impl Server {
         let log = File::create(self.home.path().join("log")).expect("a log");
         let process = as_user("mariadbd", self.home.path())
             .args(["--no-defaults", "--skip-networking", "--innodb-buffer-pool-size=64M"])
-            // What a test shows of a crash is that of a process, not of the machine.
-            .args(["--innodb-flush-log-at-trx-commit=2", "--skip-log-bin"])
+            .arg(format!("--innodb-flush-log-at-trx-commit={}", self.flush))
+            .arg("--skip-log-bin")
             .arg(format!("--datadir={}", self.home.path().join("data").display()))
             .arg(format!("--socket={}", self.socket().display()))
             .stderr(log.try_clone().expect("a log"))

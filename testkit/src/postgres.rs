@@ -58,13 +58,24 @@ impl Address {
 pub struct Server {
     /// Where it listens.
     pub address: Address,
+    /// What its `fsync` is.
+    fsync: &'static str,
     home: TempDir,
     process: Option<Child>,
 }
 
 impl Server {
-    /// Makes a server with its files and starts it.
+    /// Makes a server with its files and starts it. What it acknowledges survives its own death, not the machine's.
     pub async fn start() -> Self {
+        Self::start_with("off").await
+    }
+
+    /// The same, with the settings of a server in production: what it acknowledges is on disk.
+    pub async fn start_durable() -> Self {
+        Self::start_with("on").await
+    }
+
+    async fn start_with(fsync: &'static str) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         if Uid::effective().is_root() {
             let user = User::from_name(USER).expect("users can be read").expect("postgresql is installed");
@@ -79,7 +90,7 @@ impl Server {
             .output()
             .expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut server = Self { address: Address(home.path().to_owned()), home, process: None };
+        let mut server = Self { address: Address(home.path().to_owned()), fsync, home, process: None };
         server.begin().await;
         server
     }
@@ -107,7 +118,8 @@ impl Server {
         let data = self.home.path().join("data").display().to_string();
         let mut command = as_user("postgres", self.home.path());
         command.args(["-D", &data, "-h", listen, "-k", &self.home.path().display().to_string()]);
-        let always = ["fsync=off", "shared_buffers=32MB", "max_connections=200", "logging_collector=off"];
+        command.args(["-c", &format!("fsync={}", self.fsync)]);
+        let always = ["shared_buffers=32MB", "max_connections=200", "logging_collector=off"];
         for setting in always.iter().chain(settings) {
             command.args(["-c", setting]);
         }

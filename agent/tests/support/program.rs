@@ -13,6 +13,7 @@
 //! | `chatty` | writes 1 MiB to stdout, then listens as `phony` |
 //! | `hungry` | takes memory until it is killed |
 //! | `cat` | copies stdin to stdout until its end, then ends |
+//! | `traced` | as `phony`, once there is a file `trace` beside the socket, in which it writes of its calls |
 //! | `lines` | answers each line of stdin as a command, or with the same line in capitals |
 //! | `pipes` | serves calls over stdin and stdout in the format that `FN_FORMAT` names |
 //!
@@ -63,20 +64,27 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::exit;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 const DIRECTORY: &str = "/tmp/iofs";
 const SOCKET: &str = "/tmp/iofs/lsnr.sock";
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+/// Where `traced` writes a line `begin ID NANOS` when a call begins and `end ID NANOS` before it is answered, with the
+/// time since 1970.
+static TRACE: OnceLock<File> = OnceLock::new();
 /// Calls of the command `alone` under way.
 static ALONE: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
     match std::env::var("BEHAVIOUR").as_deref().unwrap_or("phony") {
         "phony" => serve(phony("phonylsnr.sock")),
+        "traced" => {
+            TRACE.set(until_traced()).unwrap();
+            serve(phony("phonylsnr.sock"));
+        }
         "direct" => serve(bind(SOCKET)),
         "absolute" => {
             let listener = bind("/tmp/iofs/phonylsnr.sock");
@@ -112,6 +120,26 @@ fn main() {
     }
 }
 
+/// The file that somebody makes for this function, once it may be written.
+fn until_traced() -> File {
+    loop {
+        match File::options().append(true).open(format!("{DIRECTORY}/trace")) {
+            Ok(file) => return file,
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// Writes a word of a call into the trace, if there is one.
+fn trace(word: &str, request: &[u8]) {
+    let Some(mut file) = TRACE.get() else { return };
+    let request = String::from_utf8_lossy(request);
+    let call = request.lines().find_map(|line| line.strip_prefix("Fn-Call-Id: ")).unwrap();
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    // In one write, so that lines of several calls do not mix.
+    file.write_all(format!("{word} {call} {now}\n").as_bytes()).unwrap();
+}
+
 fn bind(path: &str) -> UnixListener {
     let listener = UnixListener::bind(path).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
@@ -142,6 +170,7 @@ fn converse(mut connection: UnixStream) -> io::Result<()> {
     while let Some(body) = read_request(&mut reader)? {
         let request = std::mem::take(&mut reader.seen);
         CALLS.fetch_add(1, Ordering::Relaxed);
+        trace("begin", &request);
         let text = String::from_utf8_lossy(&body).into_owned();
         let (command, argument) = text.split_once(' ').unwrap_or((text.as_str(), ""));
         let message = |status: u16, header: &str, body: &[u8]| {
@@ -160,6 +189,7 @@ fn converse(mut connection: UnixStream) -> io::Result<()> {
             _ if misbehave(command, argument, &plain, &mut connection)? => {}
             _ => {
                 let answer = answer(command, argument).unwrap_or(body);
+                trace("end", &request);
                 connection.write_all(&plain(&answer))?;
             }
         }

@@ -1,5 +1,7 @@
 //! Balancers and agents as processes, each on a host of its own, and what is asked of them.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::fs;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -43,6 +45,17 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Starts so many balancers on one database, and agents.
     pub(crate) async fn start(balancers: usize, agents: usize, database: &str) -> Self {
+        let database = format!("--db-url={database}");
+        Self::start_on(Network::new(), balancers, agents, &[database]).await
+    }
+
+    /// Starts balancers with these options, and agents, on a network.
+    pub(crate) async fn start_on(
+        network: Network,
+        balancers: usize,
+        agents: usize,
+        options: &[String],
+    ) -> Self {
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
         let mut fleet = Self {
             balancers: Vec::new(),
@@ -50,21 +63,21 @@ impl Fleet {
             clients: Vec::new(),
             client,
             nodes: Vec::new(),
-            network: Network::new(),
+            network,
             folder: tempfile::tempdir().expect("a folder"),
         };
         fleet.ok(&["ca", "init", "--ca-dir", &fleet.ca()]);
         for number in 1..=balancers {
             let host = fleet.network.host();
-            let arguments = [
+            let mut arguments = vec![
                 format!("--listen={}:{API_PORT}", host.address),
                 format!("--link-listen={}:{LINK_PORT}", host.address),
                 format!("--name=lb{number}"),
                 format!("--ca-dir={}", fleet.ca()),
-                format!("--db-url={database}"),
             ];
+            arguments.extend_from_slice(options);
             let folder = fleet.folder.path().join(format!("lb{number}"));
-            let mut part = Part::new(host, folder, "kiln-lb", arguments.to_vec());
+            let mut part = Part::new(host, folder, "kiln-lb", arguments);
             part.start();
             fleet.balancers.push(part);
             fleet.clients.push(fleet.network.host());
@@ -95,7 +108,8 @@ impl Fleet {
         fs::create_dir_all(&home).expect("a folder");
         let token = home.join("token");
         fs::write(&token, self.ok(&["node", "token", "--ca-dir", &self.ca()])).expect("a token");
-        let part = Part::new(host, home, "kiln-agent", self.agent_arguments(options));
+        let arguments = self.agent_arguments(&host, options);
+        let part = Part::new(host, home, "kiln-agent", arguments);
         let joined = self.join(&part, &name);
         assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
         self.nodes.push(name);
@@ -111,12 +125,13 @@ impl Fleet {
         join.output().expect("runs")
     }
 
-    fn agent_arguments(&self, options: &[&str]) -> Vec<String> {
+    fn agent_arguments(&self, host: &Host, options: &[&str]) -> Vec<String> {
         let mut arguments = vec![
-            format!("--listen=0.0.0.0:{CALLS_PORT}"),
+            format!("--listen={}:{CALLS_PORT}", host.address),
             format!("--balancer={}", self.links().join(",")),
             format!("--memory-mib={NODE_MIB}"),
         ];
+        arguments.extend(host.advertised(CALLS_PORT));
         arguments.extend(options.iter().map(|&option| option.to_owned()));
         arguments
     }
@@ -126,7 +141,8 @@ impl Fleet {
         let name = format!("{name}-{}", std::process::id());
         let (host, home) = (self.network.host(), self.folder.path().join(&name));
         self.nodes.push(name);
-        Part::new(host, home, "kiln-agent", self.agent_arguments(&[]))
+        let arguments = self.agent_arguments(&host, &[]);
+        Part::new(host, home, "kiln-agent", arguments)
     }
 
     /// The name of an agent's node.
@@ -224,7 +240,12 @@ impl Fleet {
         let (status, made) = self.api(balancer, Method::POST, "/v2/apps", &json!({ "name": app })).await;
         assert_eq!(status, StatusCode::OK, "{made}");
         let function = json!({ "app_id": made["id"], "name": "f", "image": image, "memory": FUNCTION_MIB });
-        let (status, made) = self.api(balancer, Method::POST, "/v2/fns", &function).await;
+        self.create_function(balancer, &function).await
+    }
+
+    /// Makes a function of an app that is there and returns its id.
+    pub(crate) async fn create_function(&self, balancer: usize, function: &Value) -> String {
+        let (status, made) = self.api(balancer, Method::POST, "/v2/fns", function).await;
         assert_eq!(status, StatusCode::OK, "{made}");
         made["id"].as_str().expect("an id").to_owned()
     }

@@ -1,4 +1,6 @@
-//! Hosts on a network of the test's own: a namespace each, joined by a bridge in one more.
+//! Hosts of a test's own: a namespace each, joined by a bridge in one more, or an address each on loopback.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -12,24 +14,41 @@ const PREFIX: &str = "kf";
 pub(crate) struct Network {
     name: String,
     subnet: u8,
-    hosts: Vec<String>,
+    /// How many there are so far.
+    hosts: usize,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Namespaces,
+    Loopback,
 }
 
 /// One host.
 #[derive(Debug, Clone)]
 pub(crate) struct Host {
-    namespace: String,
+    /// None on loopback.
+    namespace: Option<String>,
     pub(crate) address: Ipv4Addr,
 }
 
 impl Network {
+    /// Hosts that share this machine's loopback interface, where all of 127.0.0.0/8 is local.
+    pub(crate) fn loopback() -> Self {
+        Self::named(Kind::Loopback)
+    }
+
+    /// Nothing but the names.
+    fn named(kind: Kind) -> Self {
+        let id = std::process::id();
+        Self { name: format!("{PREFIX}{id}"), subnet: (id % 250) as u8, hosts: 0, kind }
+    }
+
     /// A network with the test itself on it.
     pub(crate) fn new() -> Self {
         remove_dead();
-        let id = std::process::id();
-        let name = format!("{PREFIX}{id}");
-        let subnet = (id % 250) as u8;
-        let network = Self { name, subnet, hosts: Vec::new() };
+        let network = Self::named(Kind::Namespaces);
         let switch = network.switch();
         ip(&["netns", "add", &switch]);
         ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"]);
@@ -37,7 +56,7 @@ impl Network {
         let own = network.name.clone();
         ip(&["link", "add", &own, "type", "veth", "peer", "name", "own", "netns", &switch]);
         ip(&["-n", &switch, "link", "set", "own", "master", "br0", "up"]);
-        ip(&["addr", "add", &format!("10.231.{subnet}.254/24"), "dev", &own]);
+        ip(&["addr", "add", &format!("10.231.{}.254/24", network.subnet), "dev", &own]);
         ip(&["link", "set", &own, "up"]);
         network
     }
@@ -46,14 +65,21 @@ impl Network {
         format!("{}-switch", self.name)
     }
 
+    fn namespace(&self, number: usize) -> String {
+        format!("{}-{number}", self.name)
+    }
+
     /// A further host.
     pub(crate) fn host(&mut self) -> Host {
-        let number = self.hosts.len() + 1;
-        let namespace = format!("{}-{number}", self.name);
-        let (switch, port) = (self.switch(), format!("port{number}"));
-        let address = Ipv4Addr::new(10, 231, self.subnet, u8::try_from(number).expect("few hosts"));
+        self.hosts += 1;
+        let number = self.hosts;
+        let net = if self.kind == Kind::Loopback { 127 } else { 10 };
+        let address = Ipv4Addr::new(net, 231, self.subnet, u8::try_from(number).expect("few hosts"));
+        if self.kind == Kind::Loopback {
+            return Host { namespace: None, address };
+        }
+        let (namespace, switch, port) = (self.namespace(number), self.switch(), format!("port{number}"));
         ip(&["netns", "add", &namespace]);
-        self.hosts.push(namespace.clone());
         ip(&[
             "-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &namespace,
         ]);
@@ -61,15 +87,18 @@ impl Network {
         ip(&["-n", &namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
         ip(&["-n", &namespace, "link", "set", "lo", "up"]);
         ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
-        Host { namespace, address }
+        Host { namespace: Some(namespace), address }
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
-        for namespace in self.hosts.iter().chain([&self.switch()]) {
+        if self.kind == Kind::Loopback {
+            return;
+        }
+        for namespace in (1..=self.hosts).map(|number| self.namespace(number)).chain([self.switch()]) {
             // Its interfaces go with it; the rest is removed whatever happens.
-            drop(Command::new("ip").args(["netns", "del", namespace]).output());
+            drop(Command::new("ip").args(["netns", "del", &namespace]).output());
         }
         drop(Command::new("ip").args(["link", "del", &self.name]).output());
     }
@@ -79,9 +108,17 @@ impl Host {
     /// A command that sees this host's network, and everything else of the machine. It ends with the test.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "nsenter"]);
-        command.arg(format!("--net=/run/netns/{}", self.namespace)).arg(program);
+        command.args(["--pdeathsig", "KILL"]);
+        if let Some(namespace) = &self.namespace {
+            command.arg("nsenter").arg(format!("--net=/run/netns/{namespace}"));
+        }
+        command.arg(program);
         command
+    }
+
+    /// What an agent must be told of where it is reached: on loopback its link comes from another address.
+    pub(crate) fn advertised(&self, port: u16) -> Option<String> {
+        self.namespace.is_none().then(|| format!("--advertise={}:{port}", self.address))
     }
 
     /// Lets no packet through between this host and another, without either being told.

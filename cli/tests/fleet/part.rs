@@ -1,5 +1,7 @@
 //! A program of the fleet as a process on a host of its own.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};

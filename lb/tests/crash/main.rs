@@ -4,7 +4,7 @@
 //! The agent's draining, slots and pipes and the balancer's dispatcher are the real ones; containers follow a script, the
 //! queue is a model of it in memory (`model.rs`), and between agent and balancer are delays, cuts and lost answers
 //! instead of a network. A schedule is drawn from its seed, which is printed when it fails; `KILN_CRASH_SEED` runs that
-//! one alone, `KILN_CRASH_SEEDS` says how many run.
+//! one alone, `KILN_CRASH_SCHEDULES` says how many run (`make test-crash`). With real processes: `cli/tests/crash/`.
 
 mod containers;
 mod hosts;
@@ -24,7 +24,7 @@ fn run(kind: Kind, seeds: u64) -> Tally {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seeds: Vec<u64> = match number("KILN_CRASH_SEED") {
         Some(seed) => vec![seed],
-        None => (0..number("KILN_CRASH_SEEDS").unwrap_or(seeds)).collect(),
+        None => (0..number("KILN_CRASH_SCHEDULES").unwrap_or(seeds)).collect(),
     };
     let mut sum = Tally::default();
     for seed in seeds {
@@ -32,7 +32,7 @@ fn run(kind: Kind, seeds: u64) -> Tally {
         match played {
             Ok(tally) => sum.add(&tally),
             Err(panic) => {
-                println!("KILN_CRASH_SEED={seed} {kind:?}");
+                println!("{kind:?}: make test-crash QUEUE=model SEED={seed}");
                 std::panic::resume_unwind(panic);
             }
         }
