@@ -12,7 +12,9 @@ use tokio_util::task::TaskTracker;
 
 use super::MySql;
 use crate::engine::{Core, Engine, EngineQueue};
-use crate::sql::server::{CONNECT_MAX, CONNECTIONS_MAX, IDLE_MAX, check_parameters, not_opened, wrong_url};
+use crate::sql::server::{
+    CONNECT_MAX, CONNECTIONS_MAX, IDLE_MAX, check_parameters, not_made, not_opened, wrong_url,
+};
 use crate::{OpenError, Options};
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -61,10 +63,7 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<MySq
             })
         })
         .connect_lazy_with(connect);
-    MIGRATIONS
-        .run(&pool)
-        .await
-        .map_err(|error| OpenError::Schema { queue: address.clone(), reason: error.to_string() })?;
+    MIGRATIONS.run(&pool).await.map_err(|error| not_made(&error, address.clone()))?;
     let core = Arc::new(Core::new(options));
     let engine = MySql { address: address.clone(), core: Arc::clone(&core), pool };
     engine

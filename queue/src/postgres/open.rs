@@ -13,7 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{Postgres, notices};
 use crate::engine::{Core, Engine, EngineQueue};
-use crate::sql::server::{CONNECT_MAX, CONNECTIONS_MAX, IDLE_MAX, check_parameters, not_opened, wrong_url};
+use crate::sql::server::{
+    CONNECT_MAX, CONNECTIONS_MAX, IDLE_MAX, check_parameters, not_made, not_opened, wrong_url,
+};
 use crate::{OpenError, Options};
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -59,12 +61,11 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<Post
         // A broken one shows when it is used; then the operation is tried again.
         .test_before_acquire(false)
         .connect_lazy_with(connect);
-    let schema = |reason: String| OpenError::Schema { queue: address.clone(), reason };
-    MIGRATIONS.run(&pool).await.map_err(|error| schema(error.to_string()))?;
+    MIGRATIONS.run(&pool).await.map_err(|error| not_made(&error, address.clone()))?;
     let channel: String = sqlx::query_scalar("SELECT 'kiln_queue_' || 'queue_messages'::regclass::oid")
         .fetch_one(&pool)
         .await
-        .map_err(|error| schema(error.to_string()))?;
+        .map_err(|error| not_made(&error.into(), address.clone()))?;
     let core = Arc::new(Core::new(options));
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let announce = Arc::new(Notify::new());

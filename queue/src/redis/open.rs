@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{
-    Client, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisError,
+    Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisError,
     TlsCertificates,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Redis;
-use super::server::{Connections, Server};
+use super::server::{Connections, Server, passes};
 use crate::engine::{Core, Effect, EngineQueue};
 use crate::{OpenError, Options};
 
@@ -169,9 +169,10 @@ impl Place {
 
     fn refused(&self, error: &RedisError) -> OpenError {
         let (queue, reason) = (self.name.clone(), error.to_string());
-        match error.kind() {
-            ErrorKind::Io => OpenError::Unreachable { queue, reason },
-            _ => OpenError::Refused { queue, reason },
+        if passes(error) {
+            OpenError::Unreachable { queue, reason }
+        } else {
+            OpenError::Refused { queue, reason }
         }
     }
 }

@@ -90,6 +90,15 @@ pub(super) fn optional(command: &mut Cmd, argument: Option<impl ToRedisArgs>) {
 
 /// What a caller is told.
 fn failure(error: &RedisError) -> QueueError {
+    if passes(error) {
+        QueueError::Unavailable(error.to_string())
+    } else {
+        QueueError::Failed(error.to_string())
+    }
+}
+
+/// True if the server is away, or says that it will not be long: it reads its files after a start, for example.
+pub(super) fn passes(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
     // Codes: https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors
     let passes = match error.kind() {
@@ -100,9 +109,17 @@ fn failure(error: &RedisError) -> QueueError {
         // Memory is used up; another script runs too long; the log cannot be written.
         _ => matches!(error.code(), Some("OOM" | "BUSY" | "MISCONF")),
     };
-    if passes || error.is_connection_dropped() {
-        QueueError::Unavailable(error.to_string())
-    } else {
-        QueueError::Failed(error.to_string())
+    passes || error.is_connection_dropped()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_still_reads_its_files_is_away_and_refuses_nobody() {
+        let error = |kind| RedisError::from((ErrorKind::Server(kind), "said"));
+        assert!(passes(&error(ServerErrorKind::BusyLoading)));
+        assert!(!passes(&error(ServerErrorKind::NoPerm)));
     }
 }

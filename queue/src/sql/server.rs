@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kiln_shared::queue::QueueError;
 use sqlx::error::DatabaseError;
+use sqlx::migrate::MigrateError;
 use sqlx::{Database, Pool, Transaction};
 use tokio::time::{sleep, timeout};
 
@@ -127,11 +128,25 @@ pub(crate) fn not_opened(
         sqlx::Error::Database(refusal) if is_missing(&**refusal) => {
             OpenError::Missing { queue, missing: format!("database '{database}'") }
         }
-        sqlx::Error::Database(refusal) => OpenError::Refused { queue, reason: refusal.message().to_owned() },
+        // One that is starting or stopping passes.
+        sqlx::Error::Database(refusal) if !is_gone(error) => {
+            OpenError::Refused { queue, reason: refusal.message().to_owned() }
+        }
         sqlx::Error::PoolTimedOut => {
             OpenError::Unreachable { queue, reason: format!("no answer within {CONNECT_MAX:?}") }
         }
         error => OpenError::Unreachable { queue, reason: error.to_string() },
+    }
+}
+
+/// Why the tables were not made: the server went away meanwhile, or they are another version's.
+pub(crate) fn not_made(error: &MigrateError, queue: String) -> OpenError {
+    let reason = error.to_string();
+    match error {
+        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) if is_gone(cause) => {
+            OpenError::Unreachable { queue, reason }
+        }
+        _ => OpenError::Schema { queue, reason },
     }
 }
 
@@ -151,5 +166,22 @@ pub(crate) fn wrong_url(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Configuration(cause) => cause.to_string(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_dies_while_tables_are_made_is_away_and_no_other_version() {
+        let made = |error| not_made(&error, "q".to_owned());
+        let gone = || sqlx::Error::Io(io::ErrorKind::UnexpectedEof.into());
+        assert!(matches!(made(MigrateError::Execute(gone())), OpenError::Unreachable { .. }));
+        assert!(matches!(made(MigrateError::ExecuteMigration(gone(), 1)), OpenError::Unreachable { .. }));
+        assert!(matches!(made(MigrateError::VersionMissing(7)), OpenError::Schema { .. }));
+        assert!(matches!(made(MigrateError::Execute(sqlx::Error::RowNotFound)), OpenError::Schema { .. }));
     }
 }
