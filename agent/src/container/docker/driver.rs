@@ -27,8 +27,9 @@ use crate::container::iofs::{self, Backing, SocketDirectory};
 use crate::container::{Container, ContainerPlan, Driver, DriverFuture};
 use crate::image::{ImageStore, ImageStoreConfig};
 
-/// How long to wait for the lock of the socket root: another node may be clearing up what this one left.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for the lock of the socket root: another node of this machine may be clearing up what this one left,
+/// and the engine takes its time to remove containers.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why the driver cannot work.
