@@ -24,7 +24,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use self::record::Journal;
 use crate::container::Driver;
 use crate::slots::queue::Class;
-use crate::slots::{Lease, NoSlot, Slots, SlotsConfig};
+use crate::slots::{Entry, Lease, NoSlot, Slots, SlotsConfig};
 
 /// How long the word how a container ended may take after its connection or output did. The engine learns of it by
 /// way of the container's shim and tells it in an event, which takes tenths of a second where the machine is busy.
@@ -180,57 +180,116 @@ impl Agent {
         self.shared.tasks.wait().await;
     }
 
-    /// Runs a call that came out of the queue. `give_up` ends its wait for a container with a refusal, but not its run;
-    /// `begins` is called between the two, and says whether it may run after all.
-    ///
-    /// # Errors
-    /// A refusal if it has not begun, else what went wrong.
-    pub(crate) async fn run_queued(
-        &self,
-        request: Box<CallRequest>,
-        give_up: &CancellationToken,
-        begins: impl FnOnce() -> bool + Send,
-    ) -> Result<CallResponse, CallError> {
-        self.run(request, Some(give_up), begins).await
+    /// True if this node, were it empty, had room for a container of `function`.
+    pub(crate) fn could_ever_fit(&self, function: &Function) -> bool {
+        self.shared.slots.could_ever_fit(function)
     }
 
-    async fn run(
-        &self,
-        mut request: Box<CallRequest>,
-        give_up: Option<&CancellationToken>,
-        begins: impl FnOnce() -> bool + Send,
-    ) -> Result<CallResponse, CallError> {
+    /// Takes a call that came out of the queue, which stands in line for a container when this returns.
+    ///
+    /// # Errors
+    /// A refusal, or what is wrong with it.
+    pub(crate) fn take_queued(&self, request: Box<CallRequest>) -> Result<QueuedCall, CallError> {
+        self.take(request, Class::Queued).map(QueuedCall)
+    }
+
+    fn take(&self, mut request: Box<CallRequest>, class: Class) -> Result<Taken, CallError> {
         let running = self.shared.calls.token();
         if self.is_draining() {
             return Err(CallError::Refused { reason: Refusal::Draining, request });
         }
-        let mut journal = Journal::open(&mut request, self.shared.node.clone(), self.shared.sink.clone());
+        let journal = Journal::open(&mut request, self.shared.node.clone(), self.shared.sink.clone());
         let environment =
             (request.function.spec.format == Format::Default).then(|| CallEnvironment::new(&request));
-        let class = if give_up.is_some() { Class::Queued } else { Class::Caller };
-        let acquiring = self.shared.slots.acquire(&request.function, environment, class);
-        // Cancel-safe: a slot that came at the last moment goes back.
-        let acquired = match give_up {
-            Some(give_up) => give_up.run_until_cancelled(acquiring).await,
-            None => Some(acquiring.await),
-        };
-        let lease = match acquired.unwrap_or(Err(NoSlot::Refused(Refusal::Draining))) {
-            Ok(lease) => lease,
-            Err(NoSlot::Refused(reason)) => {
-                journal.refused();
-                return Err(CallError::Refused { reason, request });
-            }
-            Err(NoSlot::Failed(failure)) => {
-                journal.seated(None);
-                return Err(journal.failed(failure).into());
-            }
-        };
-        journal.seated(lease.start());
-        if !begins() {
-            journal.refused();
-            return Err(CallError::Refused { reason: Refusal::Busy, request });
+        let standing = Standing { request, journal, running, limits: self.shared.limits };
+        match self.shared.slots.enter(&standing.request.function, environment, class) {
+            Ok(entry) => Ok(Taken { standing, entry }),
+            Err(none) => Err(standing.without_slot(none)),
         }
-        Ok(run_in(request, lease, journal, self.shared.limits, running).await?)
+    }
+}
+
+/// A call that this node has taken and that has not begun.
+struct Standing {
+    request: Box<CallRequest>,
+    journal: Journal,
+    running: TaskTrackerToken,
+    limits: Limits,
+}
+
+/// One that stands in line for a container.
+struct Taken {
+    standing: Standing,
+    entry: Entry,
+}
+
+/// A call out of the queue that stands in line for a container. Dropped, it gives up its place.
+pub(crate) struct QueuedCall(Taken);
+
+impl QueuedCall {
+    /// Runs it. `give_up` ends its wait for a container with a refusal, but not its run; `begins` is called between the
+    /// two, and says whether it may run after all.
+    ///
+    /// # Errors
+    /// A refusal if it has not begun, else what went wrong.
+    pub(crate) async fn run(
+        self,
+        give_up: &CancellationToken,
+        begins: impl FnOnce() -> bool + Send,
+    ) -> Result<CallResponse, CallError> {
+        let Taken { mut standing, entry } = self.0;
+        let granted = give_up.run_until_cancelled(entry.granted()).await;
+        match granted.unwrap_or(Err(NoSlot::Refused(Refusal::Draining))) {
+            Ok(lease) => {
+                standing.journal.seated(lease.start());
+                if begins() {
+                    Ok(standing.run_in(lease).await?)
+                } else {
+                    Err(standing.without_slot(NoSlot::Refused(Refusal::Busy)))
+                }
+            }
+            Err(none) => Err(standing.without_slot(none)),
+        }
+    }
+}
+
+impl Taken {
+    async fn run(self) -> Result<CallResponse, CallError> {
+        let Self { mut standing, entry } = self;
+        match entry.granted().await {
+            Ok(lease) => {
+                standing.journal.seated(lease.start());
+                Ok(standing.run_in(lease).await?)
+            }
+            Err(none) => Err(standing.without_slot(none)),
+        }
+    }
+}
+
+impl Standing {
+    /// The call does not begin.
+    fn without_slot(self, none: NoSlot) -> CallError {
+        let Self { request, mut journal, .. } = self;
+        match none {
+            NoSlot::Refused(reason) => {
+                journal.refused();
+                CallError::Refused { reason, request }
+            }
+            NoSlot::Failed(failure) => {
+                journal.seated(None);
+                journal.failed(failure).into()
+            }
+        }
+    }
+
+    /// Runs the call in its container, as its function's format says.
+    async fn run_in(self, lease: Lease) -> Result<CallResponse, Failure> {
+        let Self { request, journal, running, limits } = self;
+        match Framing::of(&request) {
+            None => http_stream::run(request, lease, journal, limits, running).await,
+            // Boxed, so that calls of the common format do not carry its size.
+            Some(framing) => Box::pin(pipes::run(framing, request, lease, journal, limits, running)).await,
+        }
     }
 }
 
@@ -251,21 +310,6 @@ async fn report_images(mut images: watch::Receiver<Arc<[Arc<str>]>>, report: wat
 
 impl CallHop for Agent {
     fn call(&self, request: Box<CallRequest>) -> CallFuture<'_> {
-        Box::pin(self.run(request, None, || true))
-    }
-}
-
-/// Runs a call in its container, as its function's format says.
-async fn run_in(
-    request: Box<CallRequest>,
-    lease: Lease,
-    journal: Journal,
-    limits: Limits,
-    running: TaskTrackerToken,
-) -> Result<CallResponse, Failure> {
-    match Framing::of(&request) {
-        None => http_stream::run(request, lease, journal, limits, running).await,
-        // Boxed, so that calls of the common format do not carry its size.
-        Some(framing) => Box::pin(pipes::run(framing, request, lease, journal, limits, running)).await,
+        Box::pin(async move { self.take(request, Class::Caller)?.run().await })
     }
 }

@@ -1,7 +1,9 @@
 //! How much queued work a node may take now. Pure: judged by the node's own report.
 //!
 //! Callers who wait come first: while one does, nothing is taken. Otherwise idle containers may be kept busy, a few
-//! messages ahead of each, and new containers may be started as far as the share of queued work goes.
+//! messages ahead of each, and new containers may be started as far as the share of queued work goes. Messages for those
+//! are taken one by one, and none of a function some of whose messages wait for a container already: nobody knows whether
+//! its calls are long, and other nodes may have room for them.
 
 use std::collections::HashMap;
 
@@ -10,8 +12,8 @@ use kiln_shared::report::NodeReport;
 
 use super::pace::Paces;
 
-/// Most messages that are taken for containers that do not exist yet, in one go.
-const COLD_MAX: usize = 16;
+/// Most functions that are named as not to be taken: few of those a source may be told of.
+const EXCEPT_MAX: usize = 256;
 /// What a container of unknown size is taken to need, in MiB.
 const MEMORY_GUESS_MIB: u64 = 128;
 
@@ -55,14 +57,23 @@ pub(super) enum Room {
     Any {
         /// Functions that have one.
         warm: Vec<FunctionId>,
+        /// Functions of which none may be taken, in order.
+        except: Vec<FunctionId>,
         /// How many messages.
         messages: usize,
     },
 }
 
 impl Room {
-    /// What may be taken on a node with this report that has `held` already.
-    pub(super) fn of(report: &NodeReport, held: &Held, paces: &Paces, shares: Shares) -> Self {
+    /// What may be taken on a node with this report that has `held` already, and that functions which are `unfit` never
+    /// run on.
+    pub(super) fn of(
+        report: &NodeReport,
+        held: &Held,
+        paces: &Paces,
+        unfit: impl Iterator<Item = FunctionId>,
+        shares: Shares,
+    ) -> Self {
         let left = shares.messages_max.saturating_sub(held.messages);
         let callers_wait = report.functions.iter().any(|function| function.waiting > 0);
         if report.draining || left == 0 || callers_wait {
@@ -81,14 +92,17 @@ impl Room {
             running => (held.memory_mib / running as u64).max(1),
         };
         let warm = Warm::of(report, held, paces, true);
-        // One at a time is taken even where the guess says that there is no room for it: it may be small.
-        let cold_min = usize::from(held.messages == 0 && room_mib > 0);
-        let cold = usize::try_from(room_mib / mean_mib).unwrap_or(COLD_MAX).clamp(cold_min, COLD_MAX);
-        let cold = cold.saturating_sub(warm.unhoused);
-        if cold == 0 {
+        let unhoused: u64 = warm.unhoused.values().map(|messages| *messages as u64).sum();
+        // One is taken even where the guess says that there is no room for it: it may be small.
+        let has_cold_room = room_mib / mean_mib > unhoused || held.messages == 0 && room_mib > 0;
+        if !has_cold_room {
             return warm.room(left);
         }
-        Self::Any { messages: (cold + warm.messages).min(left), warm: warm.functions }
+        let mut except: Vec<_> = warm.unhoused.into_keys().chain(unfit).collect();
+        except.sort_unstable();
+        except.dedup();
+        except.truncate(EXCEPT_MAX);
+        Self::Any { messages: (1 + warm.messages).min(left), warm: warm.functions, except }
     }
 
     /// One of so many equal parts, rounded up.
@@ -97,15 +111,18 @@ impl Room {
         match self {
             Self::None => Self::None,
             Self::Warm { functions, messages } => Self::Warm { functions, messages: part(messages) },
-            Self::Any { warm, messages } => Self::Any { warm, messages: part(messages) },
+            Self::Any { warm, except, messages } => Self::Any { warm, except, messages: part(messages) },
         }
     }
 
     /// True if a question for `asked` should not wait any longer, now that there is this room.
     pub(super) fn is_other_than(&self, asked: &Self) -> bool {
         match (asked, self) {
-            (Self::Any { messages: asked, .. }, Self::Any { messages: now, .. }) => now < asked,
             (
+                Self::Any { except: asked, messages: asked_messages, .. },
+                Self::Any { except: now, messages: now_messages, .. },
+            )
+            | (
                 Self::Warm { functions: asked, messages: asked_messages },
                 Self::Warm { functions: now, messages: now_messages },
             ) => asked != now || now_messages < asked_messages,
@@ -120,8 +137,8 @@ struct Warm {
     functions: Vec<FunctionId>,
     /// How many messages they can do with.
     messages: usize,
-    /// Messages that wait for containers which do not exist yet.
-    unhoused: usize,
+    /// Messages that wait for containers which do not exist yet, by function; no function has none.
+    unhoused: HashMap<FunctionId, usize>,
 }
 
 impl Warm {
@@ -138,9 +155,11 @@ impl Warm {
         functions.dedup();
         let ahead = |function| containers.get(&function).copied().unwrap_or(0) * paces.ahead(function);
         let waiting = |function| held.waiting.get(&function).copied().unwrap_or(0);
-        let unhoused =
-            held.waiting.iter().map(|(function, waiting)| waiting.saturating_sub(ahead(*function)));
-        let unhoused = unhoused.sum();
+        let unhoused = held
+            .waiting
+            .iter()
+            .map(|(function, waiting)| (*function, waiting.saturating_sub(ahead(*function))));
+        let unhoused = unhoused.filter(|(_, messages)| *messages > 0).collect();
         let mut messages = 0;
         functions.retain(|function| {
             let more = ahead(*function).saturating_sub(waiting(*function));
@@ -211,21 +230,61 @@ mod tests {
     }
 
     fn room(report: &NodeReport, held: &Held) -> Room {
-        Room::of(report, held, &Paces::default(), SHARES)
+        Room::of(report, held, &Paces::default(), std::iter::empty(), SHARES)
+    }
+
+    fn any(messages: usize) -> Room {
+        Room::Any { warm: Vec::new(), except: Vec::new(), messages }
     }
 
     #[test]
-    fn an_empty_node_takes_what_its_share_has_room_for() {
+    fn messages_for_new_containers_are_taken_one_by_one_while_the_share_has_room() {
+        let empty = report(0, 0, Vec::new());
+        assert_eq!(room(&empty, &Held::default()), any(1));
+        let [one, other] = [FunctionId::generate(), FunctionId::generate()];
+        let waiting = |one_waits, other_waits| Held {
+            messages: one_waits + other_waits,
+            waiting: HashMap::from([(one, one_waits), (other, other_waits)]),
+            ..Held::default()
+        };
+        let Room::Any { messages, except, .. } = room(&empty, &waiting(4, 1)) else { panic!("not any") };
+        assert_eq!((messages, except.len()), (1, 2), "of others");
+        assert_eq!(room(&empty, &waiting(5, 1)), Room::None, "as many as there is room for");
+    }
+
+    #[test]
+    fn of_a_function_of_unknown_pace_little_is_taken_before_its_containers_are_there() {
+        let mut function = containers_of(0, 0, 0);
+        let one = held_of(function.id, 1, 1, 0);
+        let except = |report: &NodeReport, held: &Held| match room(report, held) {
+            Room::Any { except, .. } => except,
+            room => panic!("{room:?}"),
+        };
+        assert_eq!(except(&report(0, 0, Vec::new()), &one), [function.id]);
+        function.busy = 1;
+        let running = report(64, 0, vec![function]);
         assert_eq!(
-            room(&report(0, 0, Vec::new()), &Held::default()),
-            Room::Any { warm: Vec::new(), messages: 6 }
+            except(&running, &held_of(function.id, 2, 1, 64)),
+            [],
+            "one stands behind the one that runs"
         );
+        assert_eq!(except(&running, &held_of(function.id, 3, 2, 64)), [function.id]);
+    }
+
+    #[test]
+    fn what_never_fits_is_left_to_others() {
+        let (small, large) = (report(0, 0, Vec::new()), FunctionId::generate());
+        let unfit = [large].into_iter();
+        let room = Room::of(&small, &Held::default(), &Paces::default(), unfit, SHARES);
+        let Room::Any { except, .. } = &room else { panic!("not any") };
+        assert_eq!(*except, [large]);
+        assert!(any(1).is_other_than(&room) && room.is_other_than(&any(1)), "it is asked for anew");
     }
 
     #[test]
     fn a_small_node_takes_one_at_a_time() {
         let small = NodeReport { memory_total_mib: 80, ..report(0, 0, Vec::new()) };
-        assert_eq!(room(&small, &Held::default()), Room::Any { warm: Vec::new(), messages: 1 });
+        assert_eq!(room(&small, &Held::default()), any(1));
         assert_eq!(room(&small, &held(1, 1, 0)), Room::None);
     }
 
@@ -244,7 +303,7 @@ mod tests {
         let mut paces = Paces::default();
         paces.ran(quick.id, Duration::from_millis(10));
         paces.ran(slow.id, Duration::from_secs(9));
-        let room = |held: &Held| Room::of(&report, held, &paces, SHARES);
+        let room = |held: &Held| Room::of(&report, held, &paces, std::iter::empty(), SHARES);
         assert_eq!(room(&Held::default()), Room::Warm { functions: vec![quick.id, slow.id], messages: 6 });
         let held = held_of(slow.id, 2, 1, 128);
         assert_eq!(room(&held), Room::Warm { functions: vec![quick.id], messages: 5 });
@@ -252,14 +311,12 @@ mod tests {
 
     #[test]
     fn several_taps_share_the_room() {
-        let room = Room::Any { warm: Vec::new(), messages: 5 };
-        assert_eq!(room.part(2), Room::Any { warm: Vec::new(), messages: 3 });
+        assert_eq!(any(5).part(2), any(3));
         assert_eq!(Room::None.part(2), Room::None);
     }
 
     #[test]
     fn a_question_is_asked_again_when_there_is_less_room_than_it_asks_for() {
-        let any = |messages| Room::Any { warm: Vec::new(), messages };
         assert!(any(4).is_other_than(&any(5)) && Room::None.is_other_than(&any(5)));
         assert!(!any(6).is_other_than(&any(5)));
     }
@@ -269,7 +326,7 @@ mod tests {
         let function = containers_of(2, 5, 0);
         let report = report(1000, 150, vec![function]);
         let Room::Warm { functions, messages } = room(&report, &Held::default()) else { panic!("not warm") };
-        assert_eq!((functions, messages), (vec![function.id], 14));
+        assert_eq!((functions, messages), (vec![function.id], 7));
     }
 
     #[test]

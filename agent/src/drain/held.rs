@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_shared::ids::{CallId, FunctionId};
-use kiln_shared::queue::{Finished, KeptAnswer, Outcome, Receipt, Reserved, Retry, Settled};
+use kiln_shared::queue::{Finished, KeptAnswer, Outcome, Receipt, Reserved, Settled};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,6 @@ struct Message {
     receipt: Receipt,
     function_id: FunctionId,
     attempt: u32,
-    attempts_max: u32,
     source: SourceName,
     /// By this node's clock, counted from when the lease was asked for or came.
     leased_until: Instant,
@@ -56,12 +55,10 @@ enum Stage {
 impl Message {
     fn finished(&self) -> Option<Finished> {
         let Stage::Finished { end: End { outcome, answer }, .. } = &self.stage else { return None };
-        let is_final = matches!(outcome, Outcome::Failed { retry: Retry::Never, .. });
         Some(Finished {
             receipt: self.receipt,
             function_id: self.function_id,
             attempt: self.attempt,
-            is_last: is_final || self.attempt >= self.attempts_max,
             outcome: outcome.clone(),
             answer: answer.clone(),
         })
@@ -106,7 +103,7 @@ impl HeldMessages {
         leased_until: Instant,
         give_up: CancellationToken,
     ) -> bool {
-        let Reserved { receipt, function_id, attempt, retry, .. } = *message;
+        let Reserved { receipt, function_id, attempt, .. } = *message;
         if let Some(held) = self.messages.get_mut(&receipt.id) {
             (held.receipt, held.attempt, held.source) = (receipt, attempt, source);
             held.leased_until = leased_until;
@@ -117,7 +114,6 @@ impl HeldMessages {
             receipt,
             function_id,
             attempt,
-            attempts_max: retry.attempts_max,
             source,
             leased_until,
             strangers: Vec::new(),
@@ -288,7 +284,7 @@ mod tests {
     use bytes::Bytes;
     use jiff::Timestamp;
     use kiln_shared::ids::AppId;
-    use kiln_shared::queue::{NewMessage, RetryPolicy};
+    use kiln_shared::queue::{NewMessage, Retry};
 
     use super::*;
 
@@ -407,7 +403,7 @@ mod tests {
     #[test]
     fn a_message_that_comes_again_while_it_runs_ends_under_its_new_lease() {
         let (a, b) = (source("a"), source("b"));
-        let one = message(RetryPolicy::default().attempts_max - 1);
+        let one = message(1);
         let mut held = tapped(&[&a, &b]);
         take(&mut held, &one, &a);
         assert!(held.begins(one.receipt.id, Instant::now()));
@@ -417,7 +413,7 @@ mod tests {
         let failed = Outcome::Failed { error: "no".to_owned(), retry: Retry::ByPolicy };
         held.finished(one.receipt.id, End { outcome: failed, answer: None }, Instant::now());
         let told = held.next_to_tell(&b, 9).remove(0);
-        assert_eq!((told.receipt, told.attempt, told.is_last), (other.receipt, other.attempt, true));
+        assert_eq!((told.receipt, told.attempt), (other.receipt, other.attempt));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Draining: the node takes queued calls when it has room, runs them, and tells how they ended.
 //!
 //! One [`Drain`] for the node, and one tap for each source of work: the queue of this process, or every linked
-//! balancer. `budget` decides how much is taken, by the `pace` of functions; `held` keeps what the node has,
-//! `run` runs one message.
+//! balancer. `budget` decides how much is taken, by the `pace` of functions, and of which: not of those that are `unfit`;
+//! `held` keeps what the node has, `run` runs one message.
 //!
 //! Invariant: a message that the node has is in `held` from when it is taken until its end is told, and its lease is
 //! renewed for as long by some tap, if there is any.
@@ -11,6 +11,7 @@ mod budget;
 mod held;
 mod pace;
 mod run;
+mod unfit;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,7 @@ use self::budget::Room;
 pub use self::budget::Shares;
 use self::held::{End, HeldMessages, SourceName};
 use self::pace::Paces;
+use self::unfit::Unfit;
 use crate::Agent;
 
 /// Longest wait for work in one question.
@@ -68,6 +70,7 @@ struct Shared {
     config: DrainConfig,
     held: Mutex<HeldMessages>,
     paces: Mutex<Paces>,
+    unfit: Mutex<Unfit>,
     /// Something in `held` has changed that the taps must look at.
     changed: Notify,
     /// An end is to be told.
@@ -86,6 +89,7 @@ impl Drain {
             config,
             held: Mutex::default(),
             paces: Mutex::default(),
+            unfit: Mutex::default(),
             changed: Notify::new(),
             ended: Notify::new(),
             tasks: TaskTracker::new(),
@@ -192,6 +196,14 @@ impl Drain {
             give_up.cancel();
         }
         let run = Run::new(&shared, id, function);
+        if !shared.agent.could_ever_fit(&work.function) {
+            if shared.unfit().found(function, Instant::now()) {
+                tracing::info!(%function, "too large for this node: its queued calls are left to others");
+            }
+            return run.ended(End { outcome: Outcome::Unstarted, answer: None }, None);
+        }
+        // Here and not in the task: messages keep their order.
+        let entered = run::enter(&shared.agent, work);
         self.shared.tasks.spawn(async move {
             let mut since = None;
             let begins = || {
@@ -203,7 +215,7 @@ impl Drain {
                 }
                 begins
             };
-            let end = run::run(&shared.agent, work, &give_up, begins).await;
+            let end = entered.run(&give_up, begins).await;
             run.ended(end, since.map(|since| since.elapsed()));
         });
     }
@@ -291,8 +303,13 @@ impl Shared {
             let held = self.held();
             (held.sum(), held.tapped())
         };
+        let (paces, unfit) = (self.paces(), self.unfit());
         // All taps ask at the same time.
-        Room::of(report, &held, &self.paces(), self.config.shares).part(taps)
+        Room::of(report, &held, &paces, unfit.functions(Instant::now()), self.config.shares).part(taps)
+    }
+
+    fn unfit(&self) -> MutexGuard<'_, Unfit> {
+        self.unfit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn paces(&self) -> MutexGuard<'_, Paces> {
@@ -307,7 +324,12 @@ impl Shared {
             Room::Warm { functions, messages } => {
                 (named(functions), Functions::Only(named(functions)), *messages)
             }
-            Room::Any { warm, messages } => (named(warm), Functions::All, *messages),
+            Room::Any { warm, except, messages } if except.is_empty() => {
+                (named(warm), Functions::All, *messages)
+            }
+            Room::Any { warm, except, messages } => {
+                (named(warm), Functions::Except(except.clone()), *messages)
+            }
         };
         let asked = Reserve::new(self.worker.clone(), messages, self.config.lease);
         Some(Reserve { preferred, functions, ..asked })

@@ -11,8 +11,8 @@ use kiln_shared::ids::FunctionId;
 const AHEAD_TIME: Duration = Duration::from_millis(50);
 /// Most messages that are taken ahead for one container.
 const AHEAD_MAX: usize = 64;
-/// Messages that are taken ahead before the function's pace is known.
-const AHEAD_UNKNOWN: usize = 2;
+/// Messages that are taken ahead before the function's pace is known: it may be a slow one.
+const AHEAD_UNKNOWN: usize = 1;
 /// Weight of the newest run in a mean.
 const NEWEST_WEIGHT: f64 = 0.2;
 /// Functions whose pace is remembered; when there are more, all are forgotten and learned again.

@@ -8,39 +8,50 @@ use tokio_util::sync::CancellationToken;
 
 use super::held::End;
 use crate::Agent;
+use crate::call::QueuedCall;
 
 /// A longer content type is not kept: no media type is that long, and many ends are told in one message.
 const CONTENT_TYPE_BYTES_MAX: usize = 1024;
 
-/// Runs a message. `give_up` ends its wait for a container, not its run; `begins` is called when it has one, and says whether
-/// it may run after all.
-pub(super) async fn run(
-    agent: &Agent,
-    work: Work,
-    give_up: &CancellationToken,
-    begins: impl FnOnce() -> bool + Send,
-) -> End {
-    let keeps_answer = work.function.spec.detached.on_success.is_some();
-    let (outcome, answer) = match attempt(agent, work, give_up, begins).await {
-        Ok(response) => ended(response, keeps_answer).await,
-        Err(outcome) => (outcome, None),
-    };
-    End { outcome, answer }
+/// A message that stands in line for a container.
+pub(super) struct Entered {
+    call: Result<QueuedCall, Outcome>,
+    keeps_answer: bool,
 }
 
-async fn attempt(
-    agent: &Agent,
-    work: Work,
-    give_up: &CancellationToken,
-    begins: impl FnOnce() -> bool + Send,
-) -> Result<CallResponse, Outcome> {
+/// Lets a message get in line for a container, behind those that came before.
+pub(super) fn enter(agent: &Agent, work: Work) -> Entered {
     let Work { message, function } = work;
-    let call = StoredCall::read(&message.envelope).map_err(|error| never(&error.to_string()))?;
-    let request = call.into_request(message.receipt.id, function, message.payload);
-    agent.run_queued(request, give_up, begins).await.map_err(|error| match error {
+    let keeps_answer = function.spec.detached.on_success.is_some();
+    let taken = || {
+        let call = StoredCall::read(&message.envelope).map_err(|error| never(&error.to_string()))?;
+        let request = call.into_request(message.receipt.id, function, message.payload);
+        agent.take_queued(request).map_err(outcome)
+    };
+    Entered { call: taken(), keeps_answer }
+}
+
+impl Entered {
+    /// Runs it. `give_up` ends its wait for a container, not its run; `begins` is called when it has one, and says whether
+    /// it may run after all.
+    pub(super) async fn run(self, give_up: &CancellationToken, begins: impl FnOnce() -> bool + Send) -> End {
+        let answered = match self.call {
+            Ok(call) => call.run(give_up, begins).await.map_err(outcome),
+            Err(outcome) => Err(outcome),
+        };
+        let (outcome, answer) = match answered {
+            Ok(response) => ended(response, self.keeps_answer).await,
+            Err(outcome) => (outcome, None),
+        };
+        End { outcome, answer }
+    }
+}
+
+fn outcome(error: CallError) -> Outcome {
+    match error {
         CallError::Refused { .. } => Outcome::Unstarted,
         CallError::Failed(failure) => failed(&failure),
-    })
+    }
 }
 
 /// What a failure means for the message.
@@ -50,7 +61,8 @@ fn failed(failure: &Failure) -> Outcome {
         None => failure.to_string(),
     };
     match failure.kind {
-        FailureKind::Busy => Outcome::Unstarted,
+        // Another node may have the room.
+        FailureKind::Busy | FailureKind::CannotFit => Outcome::Unstarted,
         // The same message will always be wrong.
         FailureKind::BadRequest | FailureKind::RequestTooLarge => never(&error),
         _ => Outcome::Failed { error: kept_error(&error), retry: Retry::ByPolicy },
@@ -127,6 +139,7 @@ mod tests {
     #[test]
     fn only_what_can_get_better_is_tried_again() {
         assert_eq!(failed(&Failure::busy()), Outcome::Unstarted);
+        assert_eq!(failed(&Failure::cannot_fit()), Outcome::Unstarted);
         let retry = |failure: &Failure| match failed(failure) {
             Outcome::Failed { retry, .. } => Some(retry),
             _ => None,

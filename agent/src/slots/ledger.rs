@@ -1,5 +1,7 @@
 //! What containers have committed of the node's memory and CPU. Pure.
 
+use kiln_shared::function::Function;
+
 /// What one container commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
@@ -7,6 +9,17 @@ pub struct Demand {
     pub memory_mib: u64,
     /// CPU in thousandths of a core; zero if it has no limit.
     pub cpu_millis: u32,
+}
+
+impl Demand {
+    /// What a container of the function commits.
+    pub fn of(function: &Function) -> Self {
+        let spec = &function.spec;
+        Self {
+            memory_mib: spec.memory_mib + u64::from(spec.tmpfs_mib.unwrap_or(0)),
+            cpu_millis: spec.cpu_millis.unwrap_or(0),
+        }
+    }
 }
 
 /// Why a demand was not committed.

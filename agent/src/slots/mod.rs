@@ -397,10 +397,7 @@ impl Slots {
         }
         let pool = self.shared.pools.entry(key).or_insert_with(|| {
             Arc::new(Pool {
-                demand: Demand {
-                    memory_mib: function.spec.memory_mib + u64::from(function.spec.tmpfs_mib.unwrap_or(0)),
-                    cpu_millis: function.spec.cpu_millis.unwrap_or(0),
-                },
+                demand: Demand::of(function),
                 function: Arc::clone(function),
                 queue: Mutex::new(SlotQueue::new(Instant::now())),
                 listed: AtomicBool::new(false),
@@ -433,60 +430,97 @@ impl Slots {
         drop(self.shared.messages.try_send(Message::Evict(None)));
     }
 
-    /// A container for one call of `function`: an idle one, or the next that comes free or is started. For the
-    /// format `default` it is one that is started with `environment` for this call alone. Queued calls wait behind callers.
+    /// True if an empty node of this size has room for a container of `function`.
+    pub(crate) fn could_ever_fit(&self, function: &Function) -> bool {
+        Ledger::new(self.total()).could_ever_fit(Demand::of(function))
+    }
+
+    /// Gets in line for a container for one call of `function`: takes an idle one, or stands behind all others of the
+    /// class from now on. For the format `default` it is one that is started with `environment` for this call alone.
+    /// Queued calls wait behind callers.
     ///
     /// # Errors
-    /// A refusal when too many wait already, the wait takes too long or the agent stops; 400 if the node is too small, or
-    /// what the start said.
-    pub(crate) async fn acquire(
+    /// A refusal when too many wait already; 400 if the node is too small.
+    pub(crate) fn enter(
         &self,
         function: &Arc<Function>,
         environment: Option<CallEnvironment>,
         class: Class,
-    ) -> Result<Lease, NoSlot> {
+    ) -> Result<Entry, NoSlot> {
         let pool = self.pool(function);
         if !Ledger::new(self.total()).could_ever_fit(pool.demand) {
             return Err(NoSlot::Failed(Failure::cannot_fit()));
         }
         let deadline = tokio::time::Instant::now() + self.shared.config.wait_timeout;
+        let turn = self.turn(&pool, environment.as_ref(), class)?;
+        Ok(Entry { slots: self.clone(), pool, environment, class, deadline, turn })
+    }
+
+    fn turn(
+        &self,
+        pool: &Arc<Pool>,
+        environment: Option<&CallEnvironment>,
+        class: Class,
+    ) -> Result<Turn, NoSlot> {
+        let (waiting, urgent) = {
+            let mut queue = pool.queue();
+            let now = Instant::now();
+            if let Some(slot) = queue.take_idle(now) {
+                let pool = Arc::clone(pool);
+                return Ok(Turn::Come(Lease { slot: Some(slot), pool, since: now, touched: false }));
+            }
+            if queue.wanted() >= self.shared.config.waiting_calls_max {
+                return Err(NoSlot::Refused(Refusal::Busy));
+            }
+            let (sender, waiting) = oneshot::channel();
+            let waiter = Waiter { sender, environment: environment.cloned() };
+            queue.wait(waiter, class, Place(thread_tag()), now);
+            let urgent = pool.serves_once() || queue.starts_needed(now, self.shared.config.unknown_max()) > 0;
+            (waiting, urgent)
+        };
+        pool.want(urgent);
+        Ok(Turn::Waits(waiting))
+    }
+}
+
+/// A call's place in line for a container. Dropped, it is given up.
+pub(crate) struct Entry {
+    slots: Slots,
+    pool: Arc<Pool>,
+    environment: Option<CallEnvironment>,
+    class: Class,
+    deadline: tokio::time::Instant,
+    turn: Turn,
+}
+
+enum Turn {
+    Come(Lease),
+    Waits(oneshot::Receiver<Result<Lease, Failure>>),
+}
+
+impl Entry {
+    /// Waits for the container. Cancel-safe: one that came at the last moment goes back.
+    ///
+    /// # Errors
+    /// A refusal when the wait takes too long or the agent stops, or what the start said.
+    pub(crate) async fn granted(self) -> Result<Lease, NoSlot> {
+        let Self { slots, pool, environment, class, deadline, mut turn } = self;
         loop {
-            let waiting = {
-                let mut queue = pool.queue();
-                let now = Instant::now();
-                match queue.take_idle(now) {
-                    Some(slot) => {
-                        Err(Lease { slot: Some(slot), pool: Arc::clone(&pool), since: now, touched: false })
-                    }
-                    None if queue.wanted() >= self.shared.config.waiting_calls_max => {
-                        return Err(NoSlot::Refused(Refusal::Busy));
-                    }
-                    None => {
-                        let (sender, waiting) = oneshot::channel();
-                        let waiter = Waiter { sender, environment: environment.clone() };
-                        queue.wait(waiter, class, Place(thread_tag()), now);
-                        let urgent = pool.serves_once()
-                            || queue.starts_needed(now, self.shared.config.unknown_max()) > 0;
-                        Ok((waiting, urgent))
-                    }
-                }
-            };
-            let mut lease = match waiting {
-                Err(lease) => lease,
-                Ok((waiting, urgent)) => {
-                    pool.want(urgent);
-                    match tokio::time::timeout_at(deadline, waiting).await {
-                        Ok(Ok(granted)) => granted.map_err(NoSlot::Failed)?,
-                        Ok(Err(_stopped)) => return Err(NoSlot::Refused(Refusal::Draining)),
-                        Err(_elapsed) => return Err(NoSlot::Refused(Refusal::Busy)),
-                    }
-                }
+            let mut lease = match turn {
+                Turn::Come(lease) => lease,
+                Turn::Waits(waiting) => match tokio::time::timeout_at(deadline, waiting).await {
+                    Ok(Ok(granted)) => granted.map_err(NoSlot::Failed)?,
+                    Ok(Err(_stopped)) => return Err(NoSlot::Refused(Refusal::Draining)),
+                    Err(_elapsed) => return Err(NoSlot::Refused(Refusal::Busy)),
+                },
             };
             if lease.slot_mut().wake() {
                 return Ok(lease);
             }
             // It died while it was idle: gone with the lease.
             lease.touched = true;
+            drop(lease);
+            turn = slots.turn(&pool, environment.as_ref(), class)?;
         }
     }
 }

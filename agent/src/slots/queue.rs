@@ -2,7 +2,7 @@
 //!
 //! Callers wait in front of queued calls, which nobody waits for: one of those gets a slot only while no caller waits.
 //!
-//! A freed slot may pass over some who wait for one who waits on its own thread: its connection stays with that
+//! A freed slot may pass over some callers for one who waits on its own thread: its connection stays with that
 //! thread's runtime, and no other thread has to be woken. Nobody is passed over for long.
 //!
 //! Owns who gets the next free slot and how many containers the load needs. Does no I/O, reads no clock
@@ -206,12 +206,13 @@ impl<S, W> SlotQueue<S, W> {
         Offer::Kept
     }
 
-    /// Who gets a slot that came free at `place`: the oldest waiter of that place among the first few, else the oldest,
-    /// and no queued call while a caller waits.
+    /// Who gets a slot that came free at `place`: the oldest caller of that place among the first few, else the oldest. No
+    /// queued call while a caller waits; these go in the order in which the queue gave them.
     fn next_waiter(&mut self, place: Option<Place>, now: Instant) -> Option<W> {
+        let own = place.filter(|_| !self.callers.is_empty());
         let line = self.line();
         let oldest = line.front()?;
-        let own = place.filter(|_| now.saturating_duration_since(oldest.since) < PASSED_OVER_MAX);
+        let own = own.filter(|_| now.saturating_duration_since(oldest.since) < PASSED_OVER_MAX);
         let index =
             own.and_then(|place| line.iter().take(LOOKED_AT_MAX).position(|waiting| waiting.place == place));
         line.remove(index.unwrap_or(0)).map(|waiting| waiting.waiter)
@@ -390,6 +391,17 @@ mod tests {
         });
         assert_eq!(offer, Offer::Handed);
         got
+    }
+
+    #[test]
+    fn queued_calls_keep_their_order_whatever_thread_a_slot_comes_free_on() {
+        let now = Instant::now();
+        let mut queue = waiting_at(&[], now);
+        for (waiter, place) in [(10, THERE), (11, HERE), (12, THERE)] {
+            queue.wait(waiter, Class::Queued, place, now);
+        }
+        let got: Vec<u32> = (0..3).map(|_| who_gets(&mut queue, HERE, now)).collect();
+        assert_eq!(got, [10, 11, 12]);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use kiln_agent::drain::DrainConfig;
-use kiln_shared::queue::State;
+use kiln_shared::queue::{NewMessage, Priority, State};
 
-use crate::drained::{Drained, Node, PAYLOAD, message};
+use crate::drained::{Drained, NODE_MIB, Node, PAYLOAD, message};
 use crate::support::{Authority, Wire, eventually};
 
 #[tokio::test]
@@ -141,5 +141,68 @@ async fn a_node_that_is_drained_takes_nothing_until_it_is_not() {
     assert_eq!(node.runs(next.id), 1, "it takes again");
     node.stop().await;
     other.stop().await;
+    balancer.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_node_can_never_hold_waits_for_one_that_can_and_costs_no_attempt() {
+    let authority = Authority::new();
+    let balancer = Drained::start(&authority, "lb1", "catalog", "queue").await;
+    let small = Node::start(&authority, "a", &[balancer.address()], DrainConfig::default());
+    let large: Vec<_> = (0..5).map(|_| message(&balancer.large, "large")).collect();
+    balancer.enqueue(large.clone()).await;
+    // Older ones that it cannot hold do not keep it from others.
+    for _ in 0..5 {
+        let plain = message(&balancer.plain, "small");
+        balancer.enqueue(vec![plain.clone()]).await;
+        balancer.ends(plain.id, State::Done).await;
+    }
+    for message in &large {
+        let waiting = balancer.ends(message.id, State::Queued).await;
+        assert_eq!((waiting.attempts, small.runs(message.id)), (0, 0));
+    }
+    let (any, room) = (DrainConfig::default(), 4 * NODE_MIB);
+    let spacious = Node::start_with(&authority, "b", &[balancer.address()], any, room);
+    for message in &large {
+        let ended = balancer.ends(message.id, State::Done).await;
+        assert_eq!((ended.attempts, spacious.runs(message.id)), (1, 1));
+    }
+    small.stop().await;
+    spacious.stop().await;
+    balancer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_together_begins_in_the_order_in_which_it_was_given() {
+    let authority = Authority::new();
+    let balancer = Drained::start(&authority, "lb1", "catalog", "queue").await;
+    // Room for one container.
+    let node = Node::start_with(&authority, "a", &[balancer.address()], DrainConfig::default(), 130);
+    // Its pace is known then, so that some are taken ahead.
+    for _ in 0..3 {
+        let first = message(&balancer.plain, "first");
+        balancer.enqueue(vec![first.clone()]).await;
+        balancer.ends(first.id, State::Done).await;
+    }
+    let held = message(&balancer.plain, "hold");
+    balancer.enqueue(vec![held.clone()]).await;
+    eventually("it runs", || node.runs(held.id) == 1).await;
+    let prioritised = |number: u8| {
+        let priority = Priority::try_from(number % 3).expect("a priority");
+        NewMessage { priority, ..message(&balancer.plain, &format!("{}-{number:02}", 2 - number % 3)) }
+    };
+    let messages: Vec<_> = (0..12).map(prioritised).collect();
+    let ids: Vec<_> = messages.iter().map(|message| message.id).collect();
+    balancer.enqueue(messages).await;
+    for first in [ids[2], ids[5]] {
+        balancer.ends(first, State::Running).await;
+    }
+    node.let_go();
+    for id in ids {
+        balancer.ends(id, State::Done).await;
+    }
+    let bodies: Vec<_> = node.bodies().into_iter().filter(|body| body.contains('-')).collect();
+    assert!(bodies.is_sorted(), "the highest priority first, and each in its order: {bodies:?}");
+    node.stop().await;
     balancer.stop().await;
 }

@@ -38,10 +38,11 @@ use crate::support::{Authority, Balancer, LONG, open_catalog};
 /// A payload that fills a fourth of what one reserve gives.
 pub(crate) const PAYLOAD: usize = 8 << 20;
 /// Memory of a node, in MiB: room for some containers.
-const NODE_MIB: u64 = 1024;
+pub(crate) const NODE_MIB: u64 = 1024;
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// A balancer with a queue and three functions: `plain`, `told` whose answers go to the third.
+/// A balancer with a queue and four functions: `plain`, `told` whose answers go to the third, and `large` that most nodes
+/// are too small for.
 pub(crate) struct Drained {
     balancer: Balancer,
     queue: Arc<dyn Queue>,
@@ -49,6 +50,7 @@ pub(crate) struct Drained {
     stop: CancellationToken,
     pub(crate) plain: FunctionResource,
     pub(crate) told: FunctionResource,
+    pub(crate) large: FunctionResource,
 }
 
 impl Drained {
@@ -81,6 +83,7 @@ impl Drained {
             queue,
             plain: named("plain").expect("is there"),
             told: named("told").expect("is there"),
+            large: named("large").expect("is there"),
             tasks,
             stop,
         }
@@ -144,12 +147,18 @@ async fn functions(authority: &Authority, catalog: &str) -> Vec<FunctionResource
 async fn make_functions(catalog: &Catalog) {
     let app = AppInput { name: "demo".into(), ..AppInput::default() };
     let app = catalog.create_app(&app).await.expect("an app");
-    for (name, destination) in [("plain", None), ("listener", None), ("told", Some("demo/listener"))] {
+    for (name, destination, memory) in [
+        ("plain", None, 128),
+        ("listener", None, 128),
+        ("told", Some("demo/listener"), 128),
+        ("large", None, NODE_MIB + 1),
+    ] {
         let mut function = FunctionInput {
             name: name.into(),
             app_id: app.id.as_str().into(),
             image: "me/f:1".into(),
             format: "json".into(),
+            memory_mib: memory,
             ..FunctionInput::default()
         };
         if let Some(destination) = destination {
@@ -274,9 +283,20 @@ impl Node {
         balancers: &[SocketAddr],
         drain: DrainConfig,
     ) -> Self {
+        Self::start_with(authority, name, balancers, drain, NODE_MIB)
+    }
+
+    /// One with this much memory for containers, in MiB.
+    pub(crate) fn start_with(
+        authority: &Authority,
+        name: &str,
+        balancers: &[SocketAddr],
+        drain: DrainConfig,
+        memory_mib: u64,
+    ) -> Self {
         let credentials = authority.credentials(Role::Agent, name);
         let containers = Arc::new(Containers { seen: Mutex::default(), is_open: watch::Sender::new(false) });
-        let slots = SlotsConfig::for_node(NODE_MIB, 2);
+        let slots = SlotsConfig::for_node(memory_mib, 2);
         let config = AgentConfig { node: NodeId::new(name), slots, limits: Limits::default() };
         let (sink, records) = RecordSink::bounded(1024);
         let agent = Agent::start(config, Arc::new(Scripted(Arc::clone(&containers))), sink);
