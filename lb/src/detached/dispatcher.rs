@@ -1,7 +1,7 @@
 //! The balancer's side of draining: gives messages to nodes and takes their ends back.
 //!
 //! Nodes that wait for work wait here, not at the queue: of all who wait only a few ask it at a time, and once one who
-//! takes everything has found nothing, the others do not ask before the next wake-up.
+//! takes everything has found nothing, no other of them asks before the next wake-up.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,7 +95,7 @@ impl Dispatcher {
     ) -> Result<Vec<Reserved>, QueueError> {
         let functions = Functions::Only(vec![*DELIVERIES]);
         let reserve = Reserve { functions, ..Reserve::new(worker, messages_max, lease) };
-        self.shared.reserve(&reserve, wait, enough).await
+        self.shared.reserve(&reserve, Takes::Some, wait, enough).await
     }
 
     /// Settles without telling destinations, for work that reached nobody.
@@ -127,8 +127,7 @@ impl Dispatcher {
             let error = message.last_error.as_deref().unwrap_or_default();
             self.shared.notice_of(message.id, message.function_id, message.attempts, End::Dead(error))
         };
-        let notices: Vec<NewMessage> = dead.iter().filter_map(notice).collect();
-        self.shared.tell(notices).await
+        self.shared.tell(dead.iter().filter_map(notice).collect()).await
     }
 
     async fn take_work(
@@ -138,6 +137,7 @@ impl Dispatcher {
         enough: CancellationToken,
     ) -> Result<Vec<Work>, QueueError> {
         let wanted = reserve.functions.clone();
+        let takes = Takes::of(&wanted);
         let deadline = Instant::now() + wait.min(TAKE_WAIT_MAX);
         loop {
             let left_out = self.shared.left_out();
@@ -148,7 +148,7 @@ impl Dispatcher {
                 left = UNKNOWN_PAUSE;
             }
             reserve.functions = leave_out(wanted.clone(), left_out);
-            let reserved = self.shared.reserve(&reserve, left, &enough).await?;
+            let reserved = self.shared.reserve(&reserve, takes, left, &enough).await?;
             let is_over = reserved.is_empty() && (!looks_again || enough.is_cancelled());
             let work = self.shared.with_functions(reserved).await;
             // Otherwise all were for functions that are unknown.
@@ -158,35 +158,43 @@ impl Dispatcher {
         }
     }
 
-    /// Tells destinations, and then the queue: what breaks off in between is told again, under the same key.
+    /// Tells destinations of what succeeded, and then the queue: what breaks off in between is told again, under the same
+    /// key. Which calls are dead the queue knows alone, so their destinations are told after it; what breaks off there is
+    /// found by [`super::buried`].
     async fn settle(&self, finished: Vec<Finished>) -> Result<Vec<Settled>, QueueError> {
-        let mut notices: Vec<NewMessage> = Vec::new();
-        for end in &finished {
-            let told = match (&end.outcome, &end.answer) {
-                (Outcome::Done, Some(answer)) => Some(End::Success(answer)),
-                (Outcome::Failed { error, .. }, _) if end.is_last => Some(End::Dead(error)),
-                _ => None,
-            };
-            if let Some(told) = told {
-                notices.extend(self.shared.notice_of(end.receipt.id, end.function_id, end.attempt, told));
-            }
-        }
-        self.shared.tell(notices).await?;
+        let succeeded = finished.iter().filter_map(|end| match (&end.outcome, &end.answer) {
+            (Outcome::Done, Some(answer)) => self.shared.notice_of_end(end, End::Success(answer)),
+            _ => None,
+        });
+        self.shared.tell(succeeded.collect()).await?;
         let settlements =
             finished.iter().map(|end| Settlement { receipt: end.receipt, outcome: end.outcome.clone() });
         let settled = self.shared.queue.settle(settlements.collect()).await?;
         count_settled(finished.iter().map(|end| &end.outcome), &settled);
-        // Dead by its deadline, which only the queue knows.
-        let late =
-            finished.iter().zip(&settled).filter(|(end, settled)| **settled == Settled::Dead && !end.is_last);
-        let late = late.filter_map(|(end, _)| match &end.outcome {
-            Outcome::Failed { error, .. } => {
-                self.shared.notice_of(end.receipt.id, end.function_id, end.attempt, End::Dead(error))
+        let dead = finished.iter().zip(&settled).filter_map(|(end, settled)| match &end.outcome {
+            Outcome::Failed { error, .. } if *settled == Settled::Dead => {
+                self.shared.notice_of_end(end, End::Dead(error))
             }
             _ => None,
         });
-        self.shared.tell(late.collect()).await?;
+        if let Err(error) = self.shared.tell(dead.collect()).await {
+            tracing::debug!(%error, "destinations of dead calls are told when these are found");
+        }
         Ok(settled)
+    }
+}
+
+/// Whether one who asks takes whatever this balancer may give out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Everything,
+    Some,
+}
+
+impl Takes {
+    /// By the functions that are asked for.
+    fn of(functions: &Functions) -> Self {
+        if *functions == Functions::All { Self::Everything } else { Self::Some }
     }
 }
 
@@ -212,12 +220,13 @@ impl Shared {
     async fn reserve(
         &self,
         reserve: &Reserve,
+        takes: Takes,
         wait: Duration,
         enough: &CancellationToken,
     ) -> Result<Vec<Reserved>, QueueError> {
         let deadline = Instant::now() + wait.min(TAKE_WAIT_MAX);
         let mut wakes = self.wakes.subscribe();
-        let takes_all = !matches!(reserve.functions, Functions::Only(_));
+        let takes_all = takes == Takes::Everything;
         loop {
             let wake = *wakes.borrow_and_update();
             if !(takes_all && self.exhausted.load(Ordering::Acquire) >= wake) {
@@ -342,6 +351,11 @@ impl Shared {
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The message for the destination of what a node told, if there is one.
+    fn notice_of_end(&self, finished: &Finished, end: End<'_>) -> Option<NewMessage> {
+        self.notice_of(finished.receipt.id, finished.function_id, finished.attempt, end)
+    }
+
     /// The message for the destination of this end, if there is one.
     fn notice_of(
         &self,
@@ -455,9 +469,57 @@ impl WorkSource for Dispatcher {
 mod tests {
     use kiln_shared::ids::AppId;
     use kiln_shared::model::{AppInput, FunctionInput};
+    use kiln_shared::queue::List;
 
     use super::*;
     use crate::detached::testing::{demo, queue_in};
+
+    #[tokio::test]
+    async fn a_failure_is_told_only_of_calls_that_are_dead() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let queue = queue_in(&folder).await;
+        let (table, function) =
+            demo(&serde_json::json!({ "kiln.dev/on-failure": "http://localhost:9/failed" }));
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), table.reader(), None);
+        let new = NewMessage::new(CallId::generate(), function, AppId::generate(), "x");
+        queue.enqueue(vec![new]).await.expect("stored");
+        let reserve = Reserve::new("n", 1, Duration::from_mins(1));
+        let message = queue.reserve(reserve).await.expect("answers").remove(0);
+        let failed = |receipt| Finished {
+            receipt,
+            function_id: function,
+            attempt: 3,
+            outcome: Outcome::Failed { error: "no".to_owned(), retry: Retry::Never },
+            answer: None,
+        };
+        let told = async || {
+            let list = List { function_id: Some(*DELIVERIES), messages_max: 9, ..List::default() };
+            queue.list(list).await.expect("a page").messages.len()
+        };
+        // Its lease ended, and another node has the call.
+        let lost = Receipt { lease: message.receipt.lease + 1, ..message.receipt };
+        assert_eq!(dispatcher.finish(vec![failed(lost)]).await, Ok(vec![Settled::Lost]));
+        assert_eq!(told().await, 0);
+        assert_eq!(dispatcher.finish(vec![failed(message.receipt)]).await, Ok(vec![Settled::Dead]));
+        assert_eq!(told().await, 1);
+    }
+
+    #[tokio::test]
+    async fn one_who_leaves_functions_out_and_finds_nothing_does_not_keep_others_from_asking() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let queue = queue_in(&folder).await;
+        let (table, function) = demo(&serde_json::json!({}));
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), table.reader(), None);
+        let new = NewMessage::new(CallId::generate(), function, AppId::generate(), "x");
+        queue.enqueue(vec![new]).await.expect("stored");
+        let take = async |functions| {
+            let reserve = Reserve { functions, ..Reserve::new("n", 1, Duration::from_mins(1)) };
+            // Nobody passes on the queue's wake-ups: what is not found at once is not found.
+            dispatcher.take(reserve, Duration::ZERO, CancellationToken::new()).await.expect("answers").len()
+        };
+        assert_eq!(take(Functions::Except(vec![function])).await, 0);
+        assert_eq!(take(Functions::All).await, 1);
+    }
 
     #[tokio::test]
     async fn a_function_is_gone_only_if_the_catalog_says_so() {

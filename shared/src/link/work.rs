@@ -266,7 +266,6 @@ mod tests {
             receipt: Receipt { id: CallId::generate(), lease: 1 },
             function_id: FunctionId::generate(),
             attempt: 1,
-            is_last: true,
             outcome: Outcome::Done,
             answer,
         };

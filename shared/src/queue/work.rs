@@ -51,8 +51,6 @@ pub struct Finished {
     pub function_id: FunctionId,
     /// Which attempt this was, from 1.
     pub attempt: u32,
-    /// No other attempt follows if this one failed.
-    pub is_last: bool,
     /// How it ended.
     pub outcome: Outcome,
     /// The answer, if the function has a destination for it.
