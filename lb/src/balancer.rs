@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
-use crate::detached::{Detached, Dispatcher, QueueArgs, Scheduler};
+use crate::detached::{Concurrency, Detached, Dispatcher, Known, QueueArgs, Scheduler};
 use crate::edge::{Affinity, Edge, EdgeConfig, ServerTiming};
-use crate::fleet::{Fleet, FleetConfig, LivenessPolicy, NodeConfig, PlacementPolicy, PolicyName};
+use crate::fleet::{Fleet, FleetConfig, Limits, LivenessPolicy, NodeConfig, PlacementPolicy, PolicyName};
 use crate::fleet_options::FleetSettings;
 use crate::forward::Forwarder;
 use crate::link::{LinkParts, PreparedLink, RemovedNodes};
@@ -202,14 +202,13 @@ impl Prepared {
         let nodes = Nodes::keep(fleet, &tasks, &stop);
         let balancer = link.as_ref().map_or_else(|| "local".to_owned(), PreparedLink::name);
         let nodes_within = if link.is_some() { NODES_WITHIN } else { Duration::ZERO };
-        let detached = args.queue.start(
-            queue,
-            balancer.clone(),
-            followed.routes.clone(),
-            catalog.clone(),
-            &tasks,
-            &stop,
-        )?;
+        let limits: Arc<Limits> = Arc::default();
+        let known = Known {
+            routes: followed.routes.clone(),
+            catalog: Some(catalog.clone()),
+            concurrency: Some(Concurrency::new(Arc::clone(&limits), view.clone())),
+        };
+        let detached = args.queue.start(queue, balancer.clone(), known, &tasks, &stop)?;
         let removed = RemovedNodes::default();
         let scheduler =
             Scheduler::new(catalog.clone(), Arc::clone(detached.queue()), followed.routes.clone(), &balancer);
@@ -249,6 +248,7 @@ impl Prepared {
             balancer: balancer.into(),
             nodes_within,
             intake: Some(detached.intake().clone()),
+            limits,
             ..args.edge_config()
         };
         let edge = Arc::new(Edge::new(config, followed, view, forwarder, api, metrics, records));

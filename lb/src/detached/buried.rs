@@ -148,6 +148,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::detached::Known;
     use crate::detached::notice::DELIVERIES;
     use crate::detached::testing::{demo, queue_in};
 
@@ -198,7 +199,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let queue = queue_in(&folder).await;
         let (table, function) = demo(&json!({ "kiln.dev/on-failure": "http://localhost:9/failed" }));
-        let dispatcher = Dispatcher::new(Arc::clone(&queue), table.reader(), None);
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), Known::of(table.reader()));
         let depths = late_calls(&*queue, function, 3).await;
         let mut buried = Buried::new(dispatcher.clone());
         for _ in 0..3 {
@@ -218,7 +219,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let queue = queue_in(&folder).await;
         let (table, function) = demo(&json!({}));
-        let dispatcher = Dispatcher::new(Arc::clone(&queue), table.reader(), None);
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), Known::of(table.reader()));
         let depths = late_calls(&*queue, function, 1).await;
         let mut buried = Buried::new(dispatcher);
         buried.look(&*queue, &depths).await.expect("a look");

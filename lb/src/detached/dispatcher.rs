@@ -4,25 +4,28 @@
 //! takes everything has found nothing, no other of them asks before the next wake-up.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kiln_api::{Catalog, StoreError};
 use kiln_shared::function::Function;
-use kiln_shared::ids::{CallId, FunctionId};
+use kiln_shared::ids::FunctionId;
 use kiln_shared::model::ApiError;
 use kiln_shared::queue::{
-    BATCH_BYTES_MAX, Destination, Finished, Functions, Held, MessageView, NewMessage, Outcome,
-    PAYLOAD_BYTES_MAX, Queue, QueueError, QueueFuture, Receipt, Reserve, Reserved, Retry, Settled,
-    Settlement, TAKE_WAIT_MAX, Work, WorkSource,
+    BATCH_BYTES_MAX, Finished, Functions, Held, MessageView, Outcome, PAYLOAD_BYTES_MAX, Queue, QueueError,
+    QueueFuture, Receipt, Reserve, Reserved, Retry, Settled, Settlement, TAKE_WAIT_MAX, Work, WorkSource,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::notice::{DELIVERIES, End, Recipient, notice};
+use super::limited::{Concurrency, Limited};
+use super::notice::{DELIVERIES, End};
+use super::tell::Teller;
 use super::unknown::{UNKNOWN_PAUSE, Unknown};
+use crate::fleet::concurrency::LimitReached;
 use crate::route::RouteReader;
 
 /// Most nodes that ask the queue at a time.
@@ -30,8 +33,24 @@ const ASKING_MAX: usize = 4;
 /// Configuration of functions that is given out together, in bytes, and what the last function has more: it must fit into
 /// one message ([`kiln_shared::link::work::WORK_BYTES_MAX`]), where JSON may write a character in six bytes.
 const CONFIG_BYTES_MAX: usize = 1 << 20;
-/// Most names of destinations that are remembered with their ids.
-const NAMES_MAX: usize = 10_000;
+
+/// What is known of functions.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// All that have come here.
+    pub routes: RouteReader,
+    /// What is asked before a function is taken to be gone; absent where the routes know all there are.
+    pub catalog: Option<Catalog>,
+    /// How many calls of them run; absent where none has a limit.
+    pub concurrency: Option<Concurrency>,
+}
+
+impl Known {
+    /// Only what `routes` knows.
+    pub fn of(routes: RouteReader) -> Self {
+        Self { routes, catalog: None, concurrency: None }
+    }
+}
 
 /// Gives work out. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -41,16 +60,19 @@ pub struct Dispatcher {
 
 struct Shared {
     queue: Arc<dyn Queue>,
-    routes: RouteReader,
-    /// What is asked before a function is taken to be gone; absent where the routes know all there are.
-    catalog: Option<Catalog>,
+    known: Known,
+    teller: Teller,
     /// Counts wake-ups of the queue.
     wakes: watch::Sender<u64>,
     /// The wake-up after which one who takes everything found less than it asked for.
     exhausted: AtomicU64,
     asking: Semaphore,
-    names: Mutex<HashMap<(String, String), FunctionId>>,
     unknown: Mutex<Unknown>,
+    limited: Mutex<Limited>,
+    /// Something of a crowded function has ended.
+    freed: Notify,
+    /// Counts questions, so that crowded functions and the others take turns.
+    turn: AtomicUsize,
 }
 
 impl std::fmt::Debug for Shared {
@@ -60,18 +82,19 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Dispatcher {
-    /// Gives out the messages of `queue` with the functions that `routes` knows. Those of functions that neither it nor
-    /// `catalog` knows fail after a while. [`Self::run`] must run, too.
-    pub fn new(queue: Arc<dyn Queue>, routes: RouteReader, catalog: Option<Catalog>) -> Self {
+    /// Gives out the messages of `queue` with their functions. [`Self::run`] must run, too.
+    pub fn new(queue: Arc<dyn Queue>, known: Known) -> Self {
         let shared = Shared {
+            teller: Teller::new(Arc::clone(&queue), known.routes.clone()),
             queue,
-            routes,
-            catalog,
+            known,
             wakes: watch::Sender::new(1),
             exhausted: AtomicU64::new(0),
             asking: Semaphore::new(ASKING_MAX),
-            names: Mutex::default(),
             unknown: Mutex::default(),
+            limited: Mutex::default(),
+            freed: Notify::new(),
+            turn: AtomicUsize::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -108,7 +131,9 @@ impl Dispatcher {
     ) -> Result<Vec<Settled>, QueueError> {
         let outcomes: Vec<Outcome> =
             settlements.iter().map(|settlement| settlement.outcome.clone()).collect();
+        let receipts: Vec<Receipt> = settlements.iter().map(|settlement| settlement.receipt).collect();
         let settled = self.shared.queue.settle(settlements).await?;
+        self.shared.ended(receipts);
         count_settled(&outcomes, &settled);
         Ok(settled)
     }
@@ -125,9 +150,9 @@ impl Dispatcher {
     pub(super) async fn tell_dead(&self, dead: &[MessageView]) -> Result<(), QueueError> {
         let notice = |message: &MessageView| {
             let error = message.last_error.as_deref().unwrap_or_default();
-            self.shared.notice_of(message.id, message.function_id, message.attempts, End::Dead(error))
+            self.shared.teller.notice_of(message.id, message.function_id, message.attempts, End::Dead(error))
         };
-        self.shared.tell(dead.iter().filter_map(notice).collect()).await
+        self.shared.teller.tell(dead.iter().filter_map(notice).collect()).await
     }
 
     async fn take_work(
@@ -137,25 +162,98 @@ impl Dispatcher {
         enough: CancellationToken,
     ) -> Result<Vec<Work>, QueueError> {
         let wanted = reserve.functions.clone();
-        let takes = Takes::of(&wanted);
         let deadline = Instant::now() + wait.min(TAKE_WAIT_MAX);
         loop {
-            let left_out = self.shared.left_out();
+            let mut freed = pin!(self.shared.freed.notified());
+            freed.as_mut().enable();
+            let crowded = self.shared.crowded();
+            if !crowded.is_empty() {
+                let work = self.take_in_turn(&reserve, &wanted, &crowded, &enough).await?;
+                if !work.is_empty() {
+                    return Ok(work);
+                }
+            }
+            let left_out = self.shared.left_out(&crowded);
             let mut left = deadline.saturating_duration_since(Instant::now());
-            // Functions that are unknown now may be known soon.
+            // Functions that are unknown or crowded now may not be so soon.
             let looks_again = left_out.len() > 1 && left > UNKNOWN_PAUSE;
             if looks_again {
                 left = UNKNOWN_PAUSE;
             }
+            let is_everything = wanted == Functions::All && left_out.len() == 1;
+            let takes = if is_everything { Takes::Everything } else { Takes::Some };
             reserve.functions = leave_out(wanted.clone(), left_out);
-            let reserved = self.shared.reserve(&reserve, takes, left, &enough).await?;
-            let is_over = reserved.is_empty() && (!looks_again || enough.is_cancelled());
-            let work = self.shared.with_functions(reserved).await;
-            // Otherwise all were for functions that are unknown.
+            let looking = enough.child_token();
+            let mut reserving = pin!(self.shared.reserve(&reserve, takes, left, &looking));
+            let (reserved, is_freed) = tokio::select! {
+                reserved = &mut reserving => (reserved?, false),
+                // What is taken must not be dropped, so the wait is ended from within.
+                () = freed.as_mut() => {
+                    looking.cancel();
+                    (reserving.await?, true)
+                }
+            };
+            let is_over = reserved.is_empty() && (!(looks_again || is_freed) || enough.is_cancelled());
+            let work = self.shared.with_functions(reserved, reserve.lease).await;
+            // Otherwise all were for functions that are unknown or crowded.
             if is_over || !work.is_empty() {
                 return Ok(work);
             }
         }
+    }
+
+    /// Asks once for each crowded function that has places, and for all others together, each of them first in its turn.
+    async fn take_in_turn(
+        &self,
+        reserve: &Reserve,
+        wanted: &Functions,
+        crowded: &[FunctionId],
+        enough: &CancellationToken,
+    ) -> Result<Vec<Work>, QueueError> {
+        let others = leave_out(wanted.clone(), self.shared.left_out(crowded));
+        let mut steps: Vec<Option<FunctionId>> = crowded.iter().copied().map(Some).collect();
+        steps.push(None);
+        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
+        let first = turn % steps.len();
+        steps.rotate_left(first);
+        for function in steps {
+            let (functions, messages_max) = match function {
+                None => (others.clone(), reserve.messages_max),
+                Some(function) if !asks_for(wanted, function) => continue,
+                Some(function) => match self.shared.free(function) {
+                    Some(0) => continue,
+                    Some(free) => (Functions::Only(vec![function]), reserve.messages_max.min(free as usize)),
+                    None => {
+                        self.shared.limited().is_through(function);
+                        continue;
+                    }
+                },
+            };
+            let asked = Reserve { functions, messages_max, ..reserve.clone() };
+            let reserved = self.shared.reserve(&asked, Takes::Some, Duration::ZERO, enough).await?;
+            if let Some(function) = function
+                && reserved.len() < messages_max
+            {
+                self.shared.limited().is_through(function);
+            }
+            let work = self.shared.with_functions(reserved, reserve.lease).await;
+            if !work.is_empty() {
+                return Ok(work);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    async fn renew_leases(&self, receipts: Vec<Receipt>, lease: Duration) -> Result<Vec<Held>, QueueError> {
+        let leased_until = Instant::now() + lease;
+        let held = self.shared.queue.renew(receipts.clone(), lease).await?;
+        let lost = receipts.iter().zip(&held).filter(|(_, held)| **held == Held::Lost);
+        self.shared.ended(lost.map(|(receipt, _)| *receipt));
+        let mut limited = self.shared.limited();
+        for receipt in receipts {
+            limited.renewed(receipt, leased_until);
+        }
+        Ok(held)
     }
 
     /// Tells destinations of what succeeded, and then the queue: what breaks off in between is told again, under the same
@@ -163,21 +261,22 @@ impl Dispatcher {
     /// found by [`super::buried`].
     async fn settle(&self, finished: Vec<Finished>) -> Result<Vec<Settled>, QueueError> {
         let succeeded = finished.iter().filter_map(|end| match (&end.outcome, &end.answer) {
-            (Outcome::Done, Some(answer)) => self.shared.notice_of_end(end, End::Success(answer)),
+            (Outcome::Done, Some(answer)) => self.shared.teller.notice_of_end(end, End::Success(answer)),
             _ => None,
         });
-        self.shared.tell(succeeded.collect()).await?;
+        self.shared.teller.tell(succeeded.collect()).await?;
         let settlements =
             finished.iter().map(|end| Settlement { receipt: end.receipt, outcome: end.outcome.clone() });
         let settled = self.shared.queue.settle(settlements.collect()).await?;
+        self.shared.ended(finished.iter().map(|end| end.receipt));
         count_settled(finished.iter().map(|end| &end.outcome), &settled);
         let dead = finished.iter().zip(&settled).filter_map(|(end, settled)| match &end.outcome {
             Outcome::Failed { error, .. } if *settled == Settled::Dead => {
-                self.shared.notice_of_end(end, End::Dead(error))
+                self.shared.teller.notice_of_end(end, End::Dead(error))
             }
             _ => None,
         });
-        if let Err(error) = self.shared.tell(dead.collect()).await {
+        if let Err(error) = self.shared.teller.tell(dead.collect()).await {
             tracing::debug!(%error, "destinations of dead calls are told when these are found");
         }
         Ok(settled)
@@ -189,13 +288,6 @@ impl Dispatcher {
 enum Takes {
     Everything,
     Some,
-}
-
-impl Takes {
-    /// By the functions that are asked for.
-    fn of(functions: &Functions) -> Self {
-        if *functions == Functions::All { Self::Everything } else { Self::Some }
-    }
 }
 
 /// Counts how messages ended, and why those that did not will be given out again.
@@ -254,23 +346,15 @@ impl Shared {
     }
 
     fn function(&self, id: FunctionId) -> Option<Arc<Function>> {
-        self.routes.clone().routes().function(&id).ok().cloned()
-    }
-
-    /// Stores notices, as many at a time as the queue takes.
-    async fn tell(&self, notices: Vec<NewMessage>) -> Result<(), QueueError> {
-        for batch in batches(notices) {
-            self.queue.enqueue(batch).await?;
-        }
-        Ok(())
+        self.known.routes.clone().routes().function(&id).ok().cloned()
     }
 
     /// Adds the functions. Messages of functions that are unknown go back for a while, and fail for good after that. Those of
-    /// functions whose configuration is too much for one answer go back at once.
-    async fn with_functions(&self, reserved: Vec<Reserved>) -> Vec<Work> {
+    /// functions whose configuration is too much for one answer, or that have reached their limit, go back at once.
+    async fn with_functions(&self, reserved: Vec<Reserved>, lease: Duration) -> Vec<Work> {
         let (mut work, mut others) = (Vec::with_capacity(reserved.len()), Vec::new());
         let (mut given, mut config_bytes) = (HashSet::new(), 0);
-        let mut routes = self.routes.clone();
+        let mut routes = self.known.routes.clone();
         let routes = routes.routes();
         let now = Instant::now();
         for message in reserved {
@@ -283,6 +367,10 @@ impl Shared {
                     config_bytes += config_bytes_of(function);
                     given.insert(message.function_id);
                 }
+                if !self.enters(function, &message, now + lease) {
+                    others.push((message.receipt, message.function_id, false));
+                    continue;
+                }
                 work.push(Work { function: Arc::clone(function), message });
             } else {
                 let is_over = self.unknown().is_over(message.function_id, now);
@@ -294,7 +382,7 @@ impl Shared {
             && let Err(error) = self.queue.settle(others).await
         {
             // No reason to keep the work back: these come again when their leases end.
-            tracing::warn!(%error, "messages of unknown functions are not given back");
+            tracing::warn!(%error, "messages that nobody is to have are not given back");
         }
         work
     }
@@ -327,7 +415,7 @@ impl Shared {
     /// True if the catalog, which alone knows, says that there is no such function. While it cannot be asked, or knows
     /// what has not come here yet, messages go on to wait.
     async fn is_gone(&self, function: FunctionId) -> bool {
-        let Some(catalog) = &self.catalog else { return true };
+        let Some(catalog) = &self.known.catalog else { return true };
         let is_gone = matches!(
             catalog.function(function.as_str()).await,
             Err(StoreError::Refused(ApiError::FnNotFound))
@@ -338,67 +426,73 @@ impl Shared {
         is_gone
     }
 
-    /// Functions whose messages are not to be taken now: deliveries, and those that are unknown here.
-    fn left_out(&self) -> Vec<FunctionId> {
-        let mut routes = self.routes.clone();
+    /// Functions whose messages are not to be taken together with others now: deliveries, those that are unknown here, and
+    /// those that are crowded.
+    fn left_out(&self, crowded: &[FunctionId]) -> Vec<FunctionId> {
+        let mut routes = self.known.routes.clone();
         let routes = routes.routes();
         let mut left_out = self.unknown().paused(Instant::now(), |id| routes.function(id).is_ok());
+        left_out.extend(crowded);
         left_out.push(*DELIVERIES);
         left_out
+    }
+
+    /// Functions that have messages and may have no place for them. Places of nodes that are gone are free again.
+    fn crowded(&self) -> Vec<FunctionId> {
+        let mut limited = self.limited();
+        limited.expire(Instant::now());
+        limited.crowded().collect()
+    }
+
+    /// How many more calls of the function may run; `None` if it has no limit any more.
+    fn free(&self, function: FunctionId) -> Option<u32> {
+        self.known.concurrency.as_ref()?.free(&*self.function(function)?)
+    }
+
+    /// Takes a place for a message under its function's limit, if it has one. False if there is none.
+    fn enters(&self, function: &Function, message: &Reserved, leased_until: Instant) -> bool {
+        let Some(concurrency) = &self.known.concurrency else { return true };
+        match concurrency.enter(function) {
+            Ok(None) => {}
+            Ok(Some(running)) => {
+                self.limited().give(message.receipt, message.function_id, leased_until, running);
+            }
+            Err(LimitReached) => {
+                self.limited().is_crowded(message.function_id);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// These have ended, or are nobody's any more.
+    fn ended(&self, receipts: impl IntoIterator<Item = Receipt>) {
+        let mut limited = self.limited();
+        let mut is_waited_for = false;
+        for receipt in receipts {
+            is_waited_for |= limited.ended(receipt);
+        }
+        drop(limited);
+        if is_waited_for {
+            self.freed.notify_waiters();
+        }
+    }
+
+    fn limited(&self) -> MutexGuard<'_, Limited> {
+        self.limited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unknown(&self) -> MutexGuard<'_, Unknown> {
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The message for the destination of what a node told, if there is one.
-    fn notice_of_end(&self, finished: &Finished, end: End<'_>) -> Option<NewMessage> {
-        self.notice_of(finished.receipt.id, finished.function_id, finished.attempt, end)
-    }
-
-    /// The message for the destination of this end, if there is one.
-    fn notice_of(
-        &self,
-        call: CallId,
-        function_id: FunctionId,
-        attempts: u32,
-        end: End<'_>,
-    ) -> Option<NewMessage> {
-        let function = self.function(function_id)?;
-        let policy = &function.spec.detached;
-        let destination = match end {
-            End::Success(_) => policy.on_success.as_ref(),
-            End::Dead(_) => policy.on_failure.as_ref(),
-        };
-        let made = match destination? {
-            Destination::Http(url) => notice(call, &function, attempts, end, Recipient::Url(url)),
-            Destination::Function { app, function: name } => {
-                let Some(to) = self.named(app, name) else {
-                    tracing::warn!(%call, destination = %destination?, "no such destination; nothing is told");
-                    metrics::counter!("kiln_destinations_missing_total").increment(1);
-                    return None;
-                };
-                notice(call, &function, attempts, end, Recipient::Function(&to))
-            }
-        };
-        made.inspect_err(|error| tracing::warn!(%call, %error, "cannot tell a destination")).ok()
-    }
-
-    /// A function by its names. O(functions) the first time, O(1) then.
-    fn named(&self, app: &str, name: &str) -> Option<Arc<Function>> {
-        let is_named = |function: &Arc<Function>| function.spec.app_name == app && function.spec.name == name;
-        let key = (app.to_owned(), name.to_owned());
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = names.get(&key).and_then(|id| self.function(*id)).filter(is_named) {
-            return Some(function);
-        }
-        let mut routes = self.routes.clone();
-        let function = routes.routes().functions().find(|function| is_named(function)).cloned()?;
-        if names.len() >= NAMES_MAX {
-            names.clear();
-        }
-        names.insert(key, function.spec.id);
-        Some(function)
+/// True if whoever asks for `wanted` may have messages of the function.
+fn asks_for(wanted: &Functions, function: FunctionId) -> bool {
+    match wanted {
+        Functions::All => true,
+        Functions::Only(these) => these.contains(&function),
+        Functions::Except(others) => !others.contains(&function),
     }
 }
 
@@ -420,26 +514,6 @@ fn config_bytes_of(function: &Function) -> usize {
     function.spec.config.iter().map(|(name, value)| name.len() + value.len()).sum()
 }
 
-/// Messages in as many batches as it takes for each to be one that the queue takes.
-fn batches(messages: Vec<NewMessage>) -> Vec<Vec<NewMessage>> {
-    let mut batches: Vec<Vec<NewMessage>> = Vec::new();
-    let mut bytes_left = 0;
-    for message in messages {
-        let bytes = message.payload.len() + message.envelope.get().len();
-        match batches.last_mut() {
-            Some(batch) if bytes <= bytes_left => {
-                bytes_left -= bytes;
-                batch.push(message);
-            }
-            _ => {
-                bytes_left = BATCH_BYTES_MAX.saturating_sub(bytes);
-                batches.push(vec![message]);
-            }
-        }
-    }
-    batches
-}
-
 /// True if a reserve that gave this has left nothing behind: it gave less than was asked for, and not because of bytes.
 fn is_all_there_is(reserve: &Reserve, reserved: &[Reserved]) -> bool {
     let bytes: usize = reserved.iter().map(|message| message.payload.len()).sum();
@@ -457,7 +531,7 @@ impl WorkSource for Dispatcher {
     }
 
     fn renew(&self, receipts: Vec<Receipt>, lease: Duration) -> QueueFuture<'_, Vec<Held>> {
-        self.shared.queue.renew(receipts, lease)
+        Box::pin(self.renew_leases(receipts, lease))
     }
 
     fn finish(&self, finished: Vec<Finished>) -> QueueFuture<'_, Vec<Settled>> {
@@ -467,20 +541,21 @@ impl WorkSource for Dispatcher {
 
 #[cfg(test)]
 mod tests {
-    use kiln_shared::ids::AppId;
+    use kiln_shared::ids::{AppId, CallId};
     use kiln_shared::model::{AppInput, FunctionInput};
-    use kiln_shared::queue::List;
+    use kiln_shared::queue::{List, NewMessage};
+    use serde_json::json;
 
     use super::*;
     use crate::detached::testing::{demo, queue_in};
+    use crate::fleet::{Fleet, FleetConfig, Limits};
 
     #[tokio::test]
     async fn a_failure_is_told_only_of_calls_that_are_dead() {
         let folder = tempfile::tempdir().expect("a folder");
         let queue = queue_in(&folder).await;
-        let (table, function) =
-            demo(&serde_json::json!({ "kiln.dev/on-failure": "http://localhost:9/failed" }));
-        let dispatcher = Dispatcher::new(Arc::clone(&queue), table.reader(), None);
+        let (table, function) = demo(&json!({ "kiln.dev/on-failure": "http://localhost:9/failed" }));
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), Known::of(table.reader()));
         let new = NewMessage::new(CallId::generate(), function, AppId::generate(), "x");
         queue.enqueue(vec![new]).await.expect("stored");
         let reserve = Reserve::new("n", 1, Duration::from_mins(1));
@@ -508,8 +583,8 @@ mod tests {
     async fn one_who_leaves_functions_out_and_finds_nothing_does_not_keep_others_from_asking() {
         let folder = tempfile::tempdir().expect("a folder");
         let queue = queue_in(&folder).await;
-        let (table, function) = demo(&serde_json::json!({}));
-        let dispatcher = Dispatcher::new(Arc::clone(&queue), table.reader(), None);
+        let (table, function) = demo(&json!({}));
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), Known::of(table.reader()));
         let new = NewMessage::new(CallId::generate(), function, AppId::generate(), "x");
         queue.enqueue(vec![new]).await.expect("stored");
         let take = async |functions| {
@@ -522,6 +597,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_a_function_with_a_limit_no_more_is_given_out_than_may_run() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let queue = queue_in(&folder).await;
+        let (table, function) = demo(&json!({ "kiln.dev/concurrency-max": 2 }));
+        let limits: Arc<Limits> = Arc::default();
+        let fleet = Fleet::new(FleetConfig::default(), Instant::now().into_std()).reader();
+        let concurrency = Some(Concurrency::new(Arc::clone(&limits), fleet));
+        let known = Known { concurrency, ..Known::of(table.reader()) };
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), known);
+        let new = || NewMessage::new(CallId::generate(), function, AppId::generate(), "x");
+        queue.enqueue((0..5).map(|_| new()).collect()).await.expect("stored");
+        let take = async |wait| {
+            let reserve = Reserve::new("n", 10, Duration::from_mins(1));
+            dispatcher.take(reserve, wait, CancellationToken::new()).await.expect("answers")
+        };
+        let end = async |work: &Work| {
+            let Reserved { receipt, function_id, attempt, .. } = work.message;
+            let finished = Finished { receipt, function_id, attempt, outcome: Outcome::Done, answer: None };
+            assert_eq!(dispatcher.finish(vec![finished]).await, Ok(vec![Settled::Done]));
+        };
+        let call = limits.of(&function, 2).enter(0).expect("a place");
+        let first = take(Duration::ZERO).await;
+        assert_eq!(first.len(), 1, "a caller has the other place");
+        assert!(take(Duration::ZERO).await.is_empty());
+        drop(call);
+        let second = take(Duration::ZERO).await;
+        assert_eq!(second.len(), 1);
+        // One who waits hears of the place that comes free, long before the time is over.
+        let (third, ()) = tokio::join!(take(TAKE_WAIT_MAX), end(&first[0]));
+        assert_eq!(third.len(), 1);
+        end(&second[0]).await;
+        end(&third[0]).await;
+        assert_eq!(take(Duration::ZERO).await.len(), 2, "the others");
+    }
+
+    #[tokio::test]
     async fn a_function_is_gone_only_if_the_catalog_says_so() {
         let folder = tempfile::tempdir().expect("a folder");
         let url = format!("sqlite://{}", folder.path().join("kiln.db").display());
@@ -531,29 +642,15 @@ mod tests {
         let image = "hello:1".to_owned();
         let input = FunctionInput { app_id, name: "f".to_owned(), image, ..FunctionInput::default() };
         let there = catalog.create_function(&input).await.expect("created").id;
-        let (table, _) = demo(&serde_json::json!({}));
-        let dispatcher = Dispatcher::new(queue_in(&folder).await, table.reader(), Some(catalog.clone()));
+        let (table, _) = demo(&json!({}));
+        let dispatcher = Dispatcher::new(
+            queue_in(&folder).await,
+            Known { catalog: Some(catalog.clone()), ..Known::of(table.reader()) },
+        );
         assert!(!dispatcher.shared.is_gone(there).await, "it has not come here yet");
         assert!(dispatcher.shared.is_gone(FunctionId::generate()).await);
         catalog.close().await;
         assert!(!dispatcher.shared.is_gone(FunctionId::generate()).await, "nobody can tell");
-    }
-
-    #[test]
-    fn notices_are_stored_in_batches_that_the_queue_takes() {
-        let message = |bytes: usize| {
-            let payload = vec![b'x'; bytes];
-            NewMessage::new(CallId::generate(), FunctionId::generate(), AppId::generate(), payload)
-        };
-        let sizes = |messages: Vec<NewMessage>| {
-            let batches = batches(messages);
-            assert!(batches.iter().all(|batch| NewMessage::check(batch).is_ok()));
-            batches.iter().map(Vec::len).collect::<Vec<_>>()
-        };
-        assert!(sizes(Vec::new()).is_empty());
-        let eighth = BATCH_BYTES_MAX / 8;
-        assert_eq!(sizes((0..9).map(|_| message(eighth)).collect()), [7, 2]);
-        assert_eq!(sizes(vec![message(1), message(2)]), [2]);
     }
 
     #[test]

@@ -6,10 +6,12 @@ mod deliver;
 mod dispatcher;
 mod enqueuer;
 mod late;
+mod limited;
 mod notice;
 mod options;
 mod schedule;
 mod start;
+mod tell;
 #[cfg(test)]
 pub(crate) mod testing;
 mod unknown;
@@ -27,8 +29,9 @@ use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{NewMessage, PAYLOAD_BYTES_MAX, QueueError, StoredCall};
 
 use self::body_memory::BodyMemory;
-pub use self::dispatcher::Dispatcher;
+pub use self::dispatcher::{Dispatcher, Known};
 pub use self::enqueuer::{EnqueueTask, Enqueuer};
+pub use self::limited::Concurrency;
 use self::options::DetachedOptions;
 pub use self::schedule::Scheduler;
 pub use self::start::{Detached, QueueArgs};

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use kiln_api::Catalog;
 use kiln_queue::{OpenError, Options};
 use kiln_shared::program::DataFolder;
 use kiln_shared::queue::{PAYLOAD_BYTES_MAX, Purge, Queue};
@@ -15,8 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::deliver::Deliverer;
 use super::late::LateQueue;
 use super::watch::watch;
-use super::{Dispatcher, Enqueuer, Intake};
-use crate::route::RouteReader;
+use super::{Dispatcher, Enqueuer, Intake, Known};
 
 /// How often ended messages are forgotten.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
@@ -96,14 +94,13 @@ impl QueueArgs {
         &self,
         queue: Arc<dyn Queue>,
         balancer: String,
-        routes: RouteReader,
-        catalog: Catalog,
+        known: Known,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Detached> {
         let (enqueuer, storing) = Enqueuer::new(Arc::clone(&queue));
         tasks.spawn(storing.run(stop.clone()));
-        let dispatcher = Dispatcher::new(Arc::clone(&queue), routes, Some(catalog));
+        let dispatcher = Dispatcher::new(Arc::clone(&queue), known);
         tasks.spawn(dispatcher.clone().run(stop.clone()));
         let deliverer =
             Deliverer::new(dispatcher.clone(), balancer).context("cannot set up TLS for destinations")?;

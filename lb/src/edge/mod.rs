@@ -74,6 +74,8 @@ pub struct EdgeConfig {
     pub retry: RetryPolicy,
     /// Whether answers tell where the call's time went.
     pub server_timing: ServerTiming,
+    /// How many calls run of functions that have a limit.
+    pub limits: Arc<Limits>,
     /// Who takes detached calls in; `None` answers 501.
     pub intake: Option<Intake>,
 }
@@ -91,6 +93,7 @@ impl Default for EdgeConfig {
             nodes_within: Duration::ZERO,
             affinity: Affinity::Ignored,
             retry: RetryPolicy::default(),
+            limits: Arc::default(),
             intake: None,
             server_timing: ServerTiming::Hidden,
         }
@@ -123,7 +126,6 @@ pub struct Edge {
     metrics: MetricsHandle,
     counters: Counters,
     born: Instant,
-    limits: Limits,
     unplaced: Unplaced,
 }
 
@@ -175,7 +177,6 @@ impl Edge {
             api,
             metrics,
             counters: Counters::new(),
-            limits: Limits::default(),
             born: Instant::now(),
             unplaced: Unplaced::new(records),
         }
@@ -322,7 +323,7 @@ impl Edge {
         let admitted = self.in_flight.admit().map_err(Failure::from)?;
         let body = self.body_limit.admit(body).map_err(Failure::from)?;
         let calls_max = found.function.spec.concurrency_max;
-        let limit = calls_max.map(|calls_max| self.limits.of(&demand.function, calls_max));
+        let limit = calls_max.map(|calls_max| self.config.limits.of(&demand.function, calls_max));
         let mut request = Box::new(CallRequest {
             id,
             function: found.function,

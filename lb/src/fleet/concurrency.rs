@@ -41,6 +41,13 @@ impl Limit {
     }
 }
 
+impl Limit {
+    /// How many more places there are; `calls_seen` as in [`Self::enter`].
+    pub fn free(&self, calls_seen: u32) -> u32 {
+        self.calls_max.saturating_sub(self.count.0.load(Relaxed).max(calls_seen))
+    }
+}
+
 /// As many calls of the function run as may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitReached;

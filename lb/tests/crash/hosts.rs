@@ -6,7 +6,7 @@ use std::time::Duration;
 use kiln_agent::drain::{Drain, DrainConfig};
 use kiln_agent::slots::SlotsConfig;
 use kiln_agent::{Agent, AgentConfig};
-use kiln_lb::detached::{Dispatcher, Enqueuer};
+use kiln_lb::detached::{Dispatcher, Enqueuer, Known};
 use kiln_shared::call::CallKind;
 use kiln_shared::contract::Limits;
 use kiln_shared::http1::HeaderBlock;
@@ -38,7 +38,7 @@ pub(crate) async fn balancer(shared: Arc<Shared>, name: String) -> Outcome {
     let queue: Arc<dyn Queue> = shared.queue.clone();
     let (enqueuer, storing) = Enqueuer::new(Arc::clone(&queue));
     let routes = shared.routes.lock().expect("no panic").reader();
-    let (dispatcher, never) = (Dispatcher::new(queue, routes, None), CancellationToken::new());
+    let (dispatcher, never) = (Dispatcher::new(queue, Known::of(routes)), CancellationToken::new());
     tokio::spawn(storing.run(never.clone()));
     tokio::spawn(dispatcher.clone().run(never));
     let life = Life { dispatcher, enqueuer, dead: CancellationToken::new() };

@@ -15,7 +15,7 @@ use kiln_agent::link::{self, LinkConfig, Linked, Outbox};
 use kiln_agent::slots::SlotsConfig;
 use kiln_agent::{Agent, AgentConfig};
 use kiln_api::Catalog;
-use kiln_lb::detached::Dispatcher;
+use kiln_lb::detached::{Dispatcher, Known};
 use kiln_lb::fleet::FleetConfig;
 use kiln_shared::call::CallKind;
 use kiln_shared::contract::Limits;
@@ -74,7 +74,7 @@ impl Drained {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let fleet = FleetConfig::default();
         let balancer = Balancer::start_giving(authority, name, address, catalog, fleet, |routes| {
-            let dispatcher = Dispatcher::new(Arc::clone(&queue), routes, None);
+            let dispatcher = Dispatcher::new(Arc::clone(&queue), Known::of(routes));
             tasks.spawn(dispatcher.clone().run(stop.clone()));
             Some(dispatcher)
         });

@@ -62,6 +62,29 @@ async fn a_detached_call_is_accepted_before_it_runs_and_runs_when_there_is_room(
 }
 
 #[tokio::test]
+async fn detached_calls_keep_to_their_functions_limit() {
+    let node = Node::with_memory_mib(256);
+    let kiln = node.start();
+    let app = kiln.create_app("limit").await;
+    let one = json!({ "memory": 64, "annotations": { "kiln.dev/concurrency-max": 1 } });
+    let slow = kiln.create_function(&app, "slow", &example("slow"), one).await;
+    let free = kiln.create_function(&app, "free", &example("slow"), json!({ "memory": 64 })).await;
+    let answers = join_all((0..4).map(|_| detach(&kiln, &slow, "200ms", &[]))).await;
+    assert!(answers.iter().all(|answer| answer.status() == 202));
+    let other = detach(&kiln, &free, "1ms", &[]).await;
+    assert_eq!(kiln.invoke(&slow, "1ms").await.status(), 200, "a caller gets a turn");
+    becomes(&kiln, &free, &call_id(&other), "success").await;
+    eventually("all have run", async || ended(&kiln, &slow, "success").await.len() == 5).await;
+    let calls = kiln.api(Method::GET, &format!("/v2/fns/{slow}/calls"), json!({})).await;
+    let time = |call: &Value, name: &str| call[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let calls = calls["items"].as_array().unwrap().iter();
+    let mut ran: Vec<_> = calls.map(|call| (time(call, "started_at"), time(call, "completed_at"))).collect();
+    ran.sort();
+    assert!(ran.windows(2).all(|pair| pair[0].1 <= pair[1].0), "they overlap: {ran:?}");
+    kiln.stop();
+}
+
+#[tokio::test]
 async fn accepted_calls_outlive_a_kiln_that_is_killed() {
     let node = Node::with_memory_mib(80);
     let kiln = node.start();
