@@ -47,6 +47,10 @@ pub struct NodeArgs {
     #[arg(long, env = "KILN_QUEUED_CALLS_MAX", value_name = "CALLS", default_value_t = 256,
         value_parser = clap::value_parser!(u16).range(1..))]
     pub queued_calls_max: u16,
+    /// Bodies of queued calls that this node has at a time, in MiB; it takes no more calls while they are more
+    #[arg(long, env = "KILN_QUEUED_BODIES_MIB", value_name = "MIB", default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub queued_bodies_mib: u32,
 }
 
 /// The node's name: made on the first start and kept, so that a later life knows its own leftovers.
@@ -64,6 +68,7 @@ impl NodeArgs {
             memory_percent: self.queued_memory_percent,
             high_water_percent: self.queued_high_water_percent,
             messages_max: usize::from(self.queued_calls_max),
+            payload_bytes_max: u64::from(self.queued_bodies_mib) << 20,
         };
         DrainConfig { shares, ..DrainConfig::default() }
     }

@@ -26,6 +26,9 @@ pub struct Shares {
     pub high_water_percent: u8,
     /// Most messages that the node has at a time, those that run included.
     pub messages_max: usize,
+    /// Nothing is taken while the bodies of the messages that the node has are longer together, in bytes. What was asked for
+    /// before comes on top: at most [`kiln_shared::queue::BATCH_BYTES_MAX`] of each source.
+    pub payload_bytes_max: u64,
 }
 
 /// Queued work that the node has.
@@ -39,6 +42,8 @@ pub(super) struct Held {
     pub(super) waiting: HashMap<FunctionId, usize>,
     /// Memory of the containers of those that run, in MiB.
     pub(super) memory_mib: u64,
+    /// Bodies of those that have not ended, in bytes.
+    pub(super) payload_bytes: u64,
 }
 
 /// What may be taken.
@@ -76,7 +81,8 @@ impl Room {
     ) -> Self {
         let left = shares.messages_max.saturating_sub(held.messages);
         let callers_wait = report.functions.iter().any(|function| function.waiting > 0);
-        if report.draining || left == 0 || callers_wait {
+        let is_full = left == 0 || held.payload_bytes >= shares.payload_bytes_max;
+        if report.draining || is_full || callers_wait {
             return Self::None;
         }
         let share_mib = percent(report.memory_total_mib, shares.memory_percent);
@@ -190,7 +196,8 @@ mod tests {
 
     use super::*;
 
-    const SHARES: Shares = Shares { memory_percent: 80, high_water_percent: 80, messages_max: 64 };
+    const SHARES: Shares =
+        Shares { memory_percent: 80, high_water_percent: 80, messages_max: 64, payload_bytes_max: 1 << 20 };
 
     fn report(committed_mib: u64, idle_mib: u64, functions: Vec<FunctionReport>) -> NodeReport {
         NodeReport {
@@ -226,6 +233,7 @@ mod tests {
             running: messages - waiting,
             waiting: HashMap::from([(function, waiting)]),
             memory_mib,
+            payload_bytes: 0,
         }
     }
 
@@ -250,6 +258,14 @@ mod tests {
         let Room::Any { messages, except, .. } = room(&empty, &waiting(4, 1)) else { panic!("not any") };
         assert_eq!((messages, except.len()), (1, 2), "of others");
         assert_eq!(room(&empty, &waiting(5, 1)), Room::None, "as many as there is room for");
+    }
+
+    #[test]
+    fn nothing_is_taken_while_the_bodies_that_are_here_are_long() {
+        let empty = report(0, 0, Vec::new());
+        let of = |payload_bytes| Held { payload_bytes, ..Held::default() };
+        assert_eq!(room(&empty, &of(SHARES.payload_bytes_max - 1)), any(1));
+        assert_eq!(room(&empty, &of(SHARES.payload_bytes_max)), Room::None);
     }
 
     #[test]

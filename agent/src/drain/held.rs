@@ -41,6 +41,7 @@ struct Message {
     /// Other sources, which do not know the message.
     strangers: Vec<SourceName>,
     memory_mib: u64,
+    payload_bytes: u64,
     stage: Stage,
     give_up: CancellationToken,
 }
@@ -81,6 +82,9 @@ impl HeldMessages {
     pub(super) fn sum(&self) -> budget::Held {
         let mut sum = budget::Held { messages: self.messages.len(), ..budget::Held::default() };
         for message in self.messages.values() {
+            if !matches!(message.stage, Stage::Finished { .. }) {
+                sum.payload_bytes += message.payload_bytes;
+            }
             match message.stage {
                 Stage::Waiting => *sum.waiting.entry(message.function_id).or_default() += 1,
                 Stage::Running => {
@@ -110,7 +114,7 @@ impl HeldMessages {
             held.strangers.clear();
             return false;
         }
-        let message = Message {
+        let held = Message {
             receipt,
             function_id,
             attempt,
@@ -118,10 +122,11 @@ impl HeldMessages {
             leased_until,
             strangers: Vec::new(),
             memory_mib,
+            payload_bytes: message.payload.len() as u64,
             stage: Stage::Waiting,
             give_up,
         };
-        self.messages.insert(receipt.id, message);
+        self.messages.insert(receipt.id, held);
         true
     }
 
@@ -301,7 +306,7 @@ mod tests {
             retry: new.retry,
             created_at: Timestamp::UNIX_EPOCH,
             envelope: new.envelope,
-            payload: Bytes::new(),
+            payload: Bytes::from_static(b"body"),
         }
     }
 
@@ -345,7 +350,7 @@ mod tests {
         assert_eq!(held.sum().waiting, HashMap::from([(one.function_id, 1)]));
         assert!(held.begins(one.receipt.id, Instant::now()));
         let sum = held.sum();
-        assert_eq!((sum.messages, sum.running, sum.memory_mib), (1, 1, 100));
+        assert_eq!((sum.messages, sum.running, sum.memory_mib, sum.payload_bytes), (1, 1, 100, 4));
         assert!(sum.waiting.is_empty());
         held.finished(one.receipt.id, done(), now);
         assert_eq!(held.to_renew(&a), [one.receipt]);

@@ -52,7 +52,12 @@ pub struct DrainConfig {
 
 impl Default for DrainConfig {
     fn default() -> Self {
-        let shares = Shares { memory_percent: 80, high_water_percent: 80, messages_max: 256 };
+        let shares = Shares {
+            memory_percent: 80,
+            high_water_percent: 80,
+            messages_max: 256,
+            payload_bytes_max: 256 << 20,
+        };
         Self { shares, lease: Duration::from_secs(30) }
     }
 }
