@@ -6,7 +6,8 @@
 #   scripts/setup.sh test    the same as run, and what the tests start: a registry, Postgres, MariaDB, Redis,
 #                            Python, cargo-nextest
 #   scripts/setup.sh fleet   the same as test, and what breaks a fleet under load: wrk, network namespaces
-#   scripts/setup.sh bench   the same as run, and the peers: HAProxy, nginx, and what Pingora is built with
+#   scripts/setup.sh bench   the same as run, and the peers: HAProxy, nginx, Redis, and what Pingora is
+#                            built with
 #
 # Packages come from apt (Debian and Ubuntu); elsewhere the script names what is missing and stops.
 set -euo pipefail
@@ -53,6 +54,7 @@ needs() {
             have docker || echo "docker $(docker_cli_package)"
             echo "haproxy haproxy"
             echo "nginx nginx-light"
+            echo "redis-server redis-server"
             # To build Pingora, the third proxy.
             echo "cmake cmake"
             echo "g++ g++"

@@ -54,6 +54,8 @@ enum Stream {
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
+    /// The id of the call that it answers, if it names one.
+    pub call_id: Option<String>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -150,9 +152,10 @@ impl Connection {
             self.fill()?;
             if let Some(framing) = measure(&self.buffer[..self.filled])? {
                 let body = framing.body(&self.buffer);
+                let call_id = call_id(&self.buffer[..framing.total]);
                 self.buffer.copy_within(framing.total..self.filled, 0);
                 self.filled -= framing.total;
-                return Ok(Answer { status: framing.status, body });
+                return Ok(Answer { status: framing.status, call_id, body });
             }
         }
     }
@@ -197,6 +200,15 @@ impl Framing {
     fn body(&self, buffer: &[u8]) -> Vec<u8> {
         self.pieces.iter().flat_map(|piece| &buffer[piece.clone()]).copied().collect()
     }
+}
+
+/// The call that a complete answer says that it is of.
+fn call_id(answer: &[u8]) -> Option<String> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut head = httparse::Response::new(&mut headers);
+    head.parse(answer).ok()?;
+    let id = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("fn-call-id"))?;
+    String::from_utf8(id.value.to_vec()).ok()
 }
 
 /// Finds the end of the answer at the start of `buffer`; `None` if it is not complete.

@@ -66,7 +66,18 @@ impl Kiln {
     /// # Errors
     /// If one of them does not start.
     pub fn two_processes(binaries: &Binaries, folder: &Path) -> Result<Self> {
-        let mut edge = Self::edge(binaries, folder, None)?;
+        Self::edge(binaries, folder, None)?.with_agent(binaries, folder)
+    }
+
+    /// The same with a queue of detached calls elsewhere.
+    ///
+    /// # Errors
+    /// If one of them does not start.
+    pub fn two_processes_with_queue(binaries: &Binaries, folder: &Path, queue_url: &str) -> Result<Self> {
+        Self::edge_with_queue(binaries, folder, queue_url)?.with_agent(binaries, folder)
+    }
+
+    fn with_agent(mut self, binaries: &Binaries, folder: &Path) -> Result<Self> {
         let token = folder.join("join-token");
         let made = Command::new(binaries.path("kiln")?)
             .args(["node", "token", "--ca-dir"])
@@ -77,7 +88,7 @@ impl Kiln {
         let port = free_port()?;
         let mut command = Command::new(binaries.path("kiln-agent")?);
         command
-            .args(["--listen", &format!("127.0.0.1:{port}"), "--balancer", &edge.link()?.to_string()])
+            .args(["--listen", &format!("127.0.0.1:{port}"), "--balancer", &self.link()?.to_string()])
             .arg("--join-token-file")
             .arg(token)
             .arg("--data-dir")
@@ -85,8 +96,8 @@ impl Kiln {
         let mut agent = Server::start("kiln-agent", command, None, folder)?;
         agent.wait_until_ready(&Target::loopback(port))?;
         // Servers are ended in this order: the edge before the agent.
-        edge.servers.push(agent);
-        Ok(edge)
+        self.servers.push(agent);
+        Ok(self)
     }
 
     /// The edge alone, with one worker on `core`. Agents of the CA in [`ca_folder`] can link up.
@@ -94,6 +105,18 @@ impl Kiln {
     /// # Errors
     /// If it does not start.
     pub fn edge(binaries: &Binaries, folder: &Path, core: Option<usize>) -> Result<Self> {
+        Self::start_edge(binaries, folder, core, &[])
+    }
+
+    /// The edge alone, on any core, with a queue of detached calls elsewhere.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn edge_with_queue(binaries: &Binaries, folder: &Path, queue_url: &str) -> Result<Self> {
+        Self::start_edge(binaries, folder, None, &["--queue-url", queue_url])
+    }
+
+    fn start_edge(binaries: &Binaries, folder: &Path, core: Option<usize>, more: &[&str]) -> Result<Self> {
         let made = Command::new(binaries.path("kiln")?)
             .args(["ca", "init", "--ca-dir"])
             .arg(ca_folder(folder))
@@ -108,7 +131,8 @@ impl Kiln {
             .arg("--ca-dir")
             .arg(ca_folder(folder))
             .arg("--data-dir")
-            .arg(folder.join("lb"));
+            .arg(folder.join("lb"))
+            .args(more);
         let mut server = Server::start("kiln-lb", command, core, folder)?;
         let target = Target::loopback(port);
         server.wait_until_ready(&target)?;
@@ -138,6 +162,32 @@ impl Kiln {
             ensure!(begun.elapsed() < NODE_WITHIN, "no node has linked up: the answer was {answered:?}");
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What the function wrote in a call, once that is stored.
+    ///
+    /// # Errors
+    /// If the API cannot be reached.
+    pub fn log(&self, function_id: &str, call_id: &str) -> Result<Option<String>> {
+        let path = format!("/v2/fns/{function_id}/calls/{call_id}/log");
+        let mut connection = self.target.connect()?;
+        let answer = connection.fetch(&http::request("GET", &path, &[("Accept", "text/plain")], b""))?;
+        Ok((answer.status == 200 && !answer.body.is_empty())
+            .then(|| String::from_utf8_lossy(&answer.body).into_owned()))
+    }
+
+    /// Detached calls of the function that wait, and those that nodes have.
+    ///
+    /// # Errors
+    /// If the queue does not answer.
+    pub fn queued(&self, function_id: &str) -> Result<(u64, u64)> {
+        let queue = http::json(&self.target, "GET", "/kiln/v1/queue", None)?;
+        let functions = queue["functions"].as_array().context("a queue without functions")?;
+        let count = |of: &Value, what: &str| of[what].as_u64().unwrap_or_default();
+        Ok(functions
+            .iter()
+            .find(|function| function["fn_id"] == *function_id)
+            .map_or((0, 0), |function| (count(function, "queued"), count(function, "running"))))
     }
 
     /// Its processes.
@@ -187,6 +237,12 @@ pub fn call(function_id: &str) -> Vec<u8> {
         &[("Content-Type", "text/plain")],
         b"hello world\n",
     )
+}
+
+/// The request that has the same call made later.
+pub fn detached_call(function_id: &str) -> Vec<u8> {
+    let headers = [("Content-Type", "text/plain"), ("Fn-Invoke-Type", "detached")];
+    http::request("POST", &format!("/invoke/{function_id}"), &headers, b"hello world\n")
 }
 
 /// The same request as an agent puts it to a function's socket.

@@ -62,18 +62,37 @@ pub fn one_caller(target: &Target, request: &[u8], duration: Duration) -> Result
     finish(latencies, start)
 }
 
+/// When callers send no more.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    After(Duration),
+    Sent(usize),
+}
+
 /// `callers` callers, each with its own connection, served by one thread, for `duration`.
 ///
 /// # Errors
 /// As [`one_caller`].
 pub fn many_callers(target: &Target, request: &[u8], callers: usize, duration: Duration) -> Result<Load> {
+    drive(target, request, callers, End::After(duration), 200)
+}
+
+/// The same until `calls` detached calls were accepted.
+///
+/// # Errors
+/// As [`one_caller`], with 202 in place of 200.
+pub fn many_detached(target: &Target, request: &[u8], callers: usize, calls: usize) -> Result<Load> {
+    drive(target, request, callers.min(calls), End::Sent(calls), 202)
+}
+
+fn drive(target: &Target, request: &[u8], callers: usize, end: End, wanted: u16) -> Result<Load> {
     struct Caller {
         connection: Connection,
         sent: Instant,
     }
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let mut all: Vec<Option<Caller>> = Vec::with_capacity(callers);
-    let mut waiting = callers;
+    let (mut waiting, mut sent) = (callers, callers);
     let start = Instant::now();
     for key in 0..callers as u64 {
         let mut connection = target.connect().with_context(|| format!("connecting to {target:?}"))?;
@@ -103,11 +122,16 @@ pub fn many_callers(target: &Target, request: &[u8], callers: usize, duration: D
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error).with_context(|| format!("calling {target:?}")),
             };
-            ensure!(status == 200, "{target:?} answered {status}");
+            ensure!(status == wanted, "{target:?} answered {status}");
             let now = Instant::now();
             latencies.push((now - caller.sent).as_nanos() as u64);
-            if now - start < duration {
+            let goes_on = match end {
+                End::After(duration) => now - start < duration,
+                End::Sent(calls) => sent < calls,
+            };
+            if goes_on {
                 caller.sent = now;
+                sent += 1;
                 caller.connection.send(request).with_context(|| format!("calling {target:?}"))?;
             } else {
                 *slot = None;

@@ -13,7 +13,7 @@ use kiln_loadtest::{cost, process, report};
 /// Measures Kiln beside HAProxy, nginx, Pingora and Docker on this machine
 #[derive(Debug, Parser)]
 struct Options {
-    /// Benchmarks to run: edge, warm, split, cold, fleet, memory; all of them if none is named
+    /// Benchmarks to run: edge, warm, split, cold, fleet, async, memory; all of them if none is named
     names: Vec<String>,
     /// Rounds; each measures Kiln and its peers one after the other
     #[arg(long, default_value_t = 5)]
@@ -74,6 +74,7 @@ fn run(options: &Options) -> Result<()> {
             folder: folder.path().to_owned(),
             rounds: options.rounds,
             duration,
+            results: options.results.clone(),
         };
         let rows = benchmark(&bench).with_context(|| format!("benchmark {name}"))?;
         print!("{}", report::table(&rows));

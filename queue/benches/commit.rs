@@ -1,7 +1,8 @@
 //! What a durable enqueue costs: many callers beside one write that is waited for per message, in one run.
 //!
 //! Prints medians over rounds that alternate, and their ratios. `cargo bench -p kiln-queue` measures SQLite, with
-//! `KILN_BENCH_QUEUE=redis://...` the empty queue of that URL.
+//! `KILN_BENCH_QUEUE=redis://...` the empty queue of that URL. `KILN_BENCH_JSON=FILE` has the figures written there too,
+//! for the report of `make bench NAME=async`.
 
 use std::fs::File;
 use std::io::Write;
@@ -173,6 +174,16 @@ fn main() {
         let cpu_micros = (cpu_millis() - begun) * 1_000;
         println!("{:<34} {:>9} us", "CPU of a message, from end to end", cpu_micros / messages);
         row("from enqueue to start, idle", &[start(&queue).await]);
+        if let Some(path) = std::env::var_os("KILN_BENCH_JSON") {
+            let json = |of: &Measured| {
+                let micros = |time: Duration| time.as_secs_f64() * 1e6;
+                serde_json::json!({ "rate": of.rate, "p50_us": micros(of.p50), "p99_us": micros(of.p99) })
+            };
+            let figures = [("bare", &bare), ("alone", &alone), ("together", &together)];
+            let figures: serde_json::Map<_, _> =
+                figures.iter().map(|(name, of)| ((*name).to_owned(), json(of))).collect();
+            std::fs::write(path, serde_json::Value::Object(figures).to_string()).expect("written");
+        }
         println!("rate against a write per message: {:.1} x", together.rate / bare.rate);
         println!("rate against an enqueue at a time: {:.1} x", together.rate / alone.rate);
         println!("p99 against one write's p50: {:.1} x", together.p99.as_secs_f64() / bare.p50.as_secs_f64());

@@ -1,13 +1,21 @@
 //! The agents' process: as many links as are asked for, each with a certificate of its own, from a few sockets.
 
+use std::future::ready;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
+use kiln_agent::AgentConfig;
+use kiln_agent::container::{Container, ContainerPlan, Driver, DriverFuture};
+use kiln_agent::drain::{Drain, DrainConfig};
 use kiln_agent::link::{self, LinkConfig, Outbox};
+use kiln_agent::slots::SlotsConfig;
+use kiln_shared::call::Failure;
+use kiln_shared::contract::Limits;
 use kiln_shared::function::Revision;
 use kiln_shared::identity::{Role, client_config};
 use kiln_shared::ids::NodeId;
@@ -30,18 +38,37 @@ const FUNCTIONS: u64 = 10;
 /// Images on every node.
 const IMAGES: usize = 5;
 
+/// What agents do with a balancer's queue of detached calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Queued {
+    /// They leave it alone.
+    Leave,
+    /// They wait for work from it.
+    Drain,
+}
+
+impl Queued {
+    /// How such agents' names begin.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Leave => "node",
+            Self::Drain => "drain",
+        }
+    }
+}
+
 /// Links `count` agents with `balancer` until standard input ends. `rate N` lets each change its state N times a
 /// second from then on.
 ///
 /// # Errors
 /// The sockets or the folder cannot be used, or a line is none of these.
-pub async fn run(folder: &Path, balancer: SocketAddr, count: usize) -> Result<()> {
+pub async fn run(folder: &Path, balancer: SocketAddr, count: usize, queued: Queued) -> Result<()> {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let dial = |_| quic::dialer(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let dialers = (0..SOCKETS).map(dial).collect::<std::io::Result<Vec<Endpoint>>>()?;
     let rate = watch::Sender::new(0.0_f64);
     for number in 0..count {
-        let agent = Agent::new(folder, number)?;
+        let agent = Agent::new(folder, number, queued)?;
         let dialer = dialers[number % SOCKETS].clone();
         tasks.spawn(agent.run(balancer, dialer, rate.subscribe(), tasks.clone(), stop.clone()));
     }
@@ -63,11 +90,12 @@ struct Agent {
     hello: Hello,
     tls: quinn::ClientConfig,
     state: watch::Sender<Arc<NodeReport>>,
+    drain: Option<Drain>,
 }
 
 impl Agent {
-    fn new(folder: &Path, number: usize) -> Result<Self> {
-        let name = format!("node-{number:04}");
+    fn new(folder: &Path, number: usize, queued: Queued) -> Result<Self> {
+        let name = format!("{}-{number:04}", queued.prefix());
         let credentials = credentials(folder, Role::Agent, &name)?;
         let tls = quic::client_config(client_config(&credentials, Role::Balancer, LINK_ALPN))?;
         let hello = Hello {
@@ -81,7 +109,8 @@ impl Agent {
             clock: Timestamp::now(),
         };
         let state = watch::Sender::new(Arc::new(report(&hello.node)?));
-        Ok(Self { number, hello, tls, state })
+        let drain = (queued == Queued::Drain).then(|| idle_drain(&hello.node));
+        Ok(Self { number, hello, tls, state, drain })
     }
 
     /// Changes the state at the rate that is asked for.
@@ -93,8 +122,8 @@ impl Agent {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Result<()> {
-        let Self { number, hello, tls, state } = self;
-        let config = LinkConfig { hello, balancers: vec![balancer.to_string()], tls, drain: None };
+        let Self { number, hello, tls, state, drain } = self;
+        let config = LinkConfig { hello, balancers: vec![balancer.to_string()], tls, drain };
         let (_sink, records) = RecordSink::bounded(8);
         let outbox = Outbox::start(records, &tasks, &stop);
         let (sender, mut commands) = mpsc::channel(8);
@@ -117,6 +146,32 @@ impl Agent {
                 }
             }
         }
+    }
+}
+
+/// The drain of a node that has room and no containers.
+fn idle_drain(node: &NodeId) -> Drain {
+    let slots = SlotsConfig::for_node(8192, 4);
+    let config = AgentConfig { node: node.clone(), slots, limits: Limits::default() };
+    let (sink, _no_records) = RecordSink::bounded(8);
+    let agent = kiln_agent::Agent::start(config, Arc::new(NoContainers), sink);
+    Drain::new(agent, node.as_str(), DrainConfig::default())
+}
+
+/// Makes none.
+struct NoContainers;
+
+impl Driver for NoContainers {
+    fn ensure_image<'a>(&'a self, _image: &'a str) -> DriverFuture<'a, ()> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn start(&self, _plan: ContainerPlan) -> DriverFuture<'_, Container> {
+        Box::pin(ready(Err(Failure::busy())))
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(ready(()))
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
+use kiln_loadtest::fleet::agents::Queued;
 use kiln_loadtest::fleet::{agents, balancer};
 
 /// One side of the link between agents and a balancer
@@ -23,6 +24,9 @@ enum Side {
         balancer: SocketAddr,
         /// How many there are
         count: usize,
+        /// What they do with the balancer's queue
+        #[arg(long, value_enum, default_value_t = Queued::Leave)]
+        queue: Queued,
     },
 }
 
@@ -31,7 +35,9 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         match Side::parse() {
             Side::Balancer { folder } => balancer::run(&folder).await,
-            Side::Agents { folder, balancer, count } => agents::run(&folder, balancer, count).await,
+            Side::Agents { folder, balancer, count, queue } => {
+                agents::run(&folder, balancer, count, queue).await
+            }
         }
     })
 }

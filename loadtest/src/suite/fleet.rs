@@ -83,7 +83,7 @@ pub fn run(bench: &Bench) -> Result<Vec<Row>> {
 }
 
 /// A process that is steered by lines. It ends when it is dropped.
-struct Peer {
+pub(super) struct Peer {
     child: Child,
     lines: BufReader<ChildStdout>,
     /// Closed to end it.
@@ -91,7 +91,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(mut command: Command, core: usize) -> Result<Self> {
+    pub(super) fn start(mut command: Command, core: usize) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = spawn(command, Some(core))?;
         let lines = BufReader::new(child.stdout.take().context("no output")?);
@@ -99,11 +99,11 @@ impl Peer {
         Ok(Self { child, lines, commands })
     }
 
-    fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    fn hear(&mut self) -> Result<String> {
+    pub(super) fn hear(&mut self) -> Result<String> {
         let mut line = String::new();
         let read = self.lines.read_line(&mut line)?;
         ensure!(read > 0, "a process of the fleet has ended");

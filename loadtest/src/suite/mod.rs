@@ -10,6 +10,7 @@ use crate::kiln::Binaries;
 use crate::report::Row;
 
 pub mod cold;
+pub mod detached;
 pub mod edge;
 pub mod fleet;
 pub mod memory;
@@ -31,6 +32,8 @@ pub struct Bench {
     pub rounds: usize,
     /// How long one load of a round lasts.
     pub duration: Duration,
+    /// Where results go; on a disk.
+    pub results: PathBuf,
 }
 
 impl Bench {
@@ -59,7 +62,7 @@ pub struct Entry {
 }
 
 /// All benchmarks in the order in which they run.
-pub const ALL: [Entry; 6] = [
+pub const ALL: [Entry; 7] = [
     Entry {
         name: "edge",
         what: "the edge, HAProxy, nginx and Pingora in front of one server that answers at once",
@@ -89,6 +92,12 @@ pub const ALL: [Entry; 6] = [
         what: "the link of one balancer with 1,000 agents without containers",
         needs: &["fleet-peer"],
         run: fleet::run,
+    },
+    Entry {
+        name: "async",
+        what: "detached calls on Redis: a burst, what it does to others, an idle node; and enqueuing on SQLite",
+        needs: &["kiln-lb", "kiln-agent", "fleet-peer"],
+        run: detached::run,
     },
     Entry { name: "memory", what: "memory and idle CPU of `kiln start`", needs: &["kiln"], run: memory::run },
 ];
