@@ -21,6 +21,9 @@ struct Options {
     /// Length of each load in a round, in seconds
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Messages of a burst of detached calls; of the benchmark async
+    #[arg(long, default_value_t = 100_000)]
+    messages: usize,
     /// Folder of Kiln's binaries
     #[arg(long, default_value = "target/release")]
     binaries: PathBuf,
@@ -48,8 +51,8 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let chosen = choose(&options.names)?;
     let duration = Duration::try_from_secs_f64(options.seconds).context("--seconds must be positive")?;
-    if options.rounds == 0 || duration.is_zero() {
-        bail!("--rounds and --seconds must be larger than 0");
+    if options.rounds == 0 || options.messages == 0 || duration.is_zero() {
+        bail!("--rounds, --messages and --seconds must be larger than 0");
     }
     for Entry { name, what, needs, run: benchmark } in chosen {
         println!("{name}: {what}");
@@ -74,6 +77,7 @@ fn run(options: &Options) -> Result<()> {
             folder: folder.path().to_owned(),
             rounds: options.rounds,
             duration,
+            messages: options.messages,
             results: options.results.clone(),
         };
         let rows = benchmark(&bench).with_context(|| format!("benchmark {name}"))?;

@@ -32,6 +32,8 @@ pub struct Bench {
     pub rounds: usize,
     /// How long one load of a round lasts.
     pub duration: Duration,
+    /// Messages of a burst of detached calls.
+    pub messages: usize,
     /// Where results go; on a disk.
     pub results: PathBuf,
 }

@@ -12,8 +12,6 @@ use crate::load::{many_callers, many_detached, median};
 use crate::redis::SETTING;
 use crate::report::{Goal, Row};
 
-/// Messages of all rounds.
-const MESSAGES: usize = 100_000;
 /// Connections on which they are sent.
 const SENDERS: usize = 64;
 /// Callers of the synchronous calls.
@@ -41,7 +39,7 @@ pub(super) fn run(bench: &Bench, stage: &Stage) -> Result<Vec<Row>> {
     let meters = || [agent, balancer, stage.redis.pid()].map(|pid| CpuMeter::start(&[pid]));
     many_detached(target, &detached, SENDERS, 1000)?;
     stage.drained(&function, |_| {})?;
-    let messages = MESSAGES / bench.rounds;
+    let messages = (bench.messages / bench.rounds).max(1);
     let mut found = Rounds::default();
     for _ in 0..bench.rounds {
         let used = meters();

@@ -17,8 +17,6 @@ use crate::load::{many_detached, median, percentile};
 use crate::process::interrupted;
 use crate::report::{Goal, Row};
 
-/// Messages of the burst.
-const MESSAGES: usize = 100_000;
 /// Connections on which they are sent.
 const SENDERS: usize = 64;
 /// Apps with a function each beside the burst's.
@@ -35,8 +33,9 @@ pub(super) fn run(bench: &Bench, stage: &Stage) -> Result<Vec<Row>> {
     let burst = stage.function("flood", &stage.echo)?;
     let others: Vec<String> =
         (0..OTHERS).map(|number| stage.stamping(&format!("other-{number}"))).collect::<Result<_>>()?;
-    let mut rounds: Vec<Round> =
-        (0..bench.rounds.min(ROUNDS_MAX)).map(|_| round(stage, &burst, &others)).collect::<Result<_>>()?;
+    let mut rounds: Vec<Round> = (0..bench.rounds.min(ROUNDS_MAX))
+        .map(|_| round(bench, stage, &burst, &others))
+        .collect::<Result<_>>()?;
     rounds.sort_by(|one, other| one.ratio(0.99).total_cmp(&other.ratio(0.99)));
     let path = plot::draw(&bench.results, &rounds[rounds.len() / 2])?;
     println!("-> {}", path.display());
@@ -46,9 +45,9 @@ pub(super) fn run(bench: &Bench, stage: &Stage) -> Result<Vec<Row>> {
             .beside("without it", of(&|round| percentile(&round.alone, share)))
             .ratio(of(&|round| round.ratio(share)))
     };
-    let drained_per_s = of(&|round: &Round| MESSAGES as f64 / round.drained_s);
+    let drained_per_s = of(&|round: &Round| bench.messages as f64 / round.drained_s);
     Ok(vec![
-        row("fairness: others' enqueue to start during a burst of 100,000, p50 (ms)", 0.5),
+        row(&format!("fairness: others' enqueue to start, burst of {}, p50 (ms)", bench.messages), 0.5),
         row("fairness: the same, p99 (ms)", 0.99).goal(Goal::RatioMax(1.1)),
         row("fairness: the same, largest (ms)", 1.0),
         Row::of("fairness: seconds in which the burst was accepted", of(&|round| round.accepted_s))
@@ -57,7 +56,7 @@ pub(super) fn run(bench: &Bench, stage: &Stage) -> Result<Vec<Row>> {
     ])
 }
 
-fn round(stage: &Stage, burst: &str, others: &[String]) -> Result<Round> {
+fn round(bench: &Bench, stage: &Stage, burst: &str, others: &[String]) -> Result<Round> {
     let stop = AtomicBool::new(false);
     let request = kiln::detached_call(burst);
     let start_us = now_us();
@@ -76,7 +75,7 @@ fn round(stage: &Stage, burst: &str, others: &[String]) -> Result<Round> {
         let flooded = rest(ALONE).and_then(|()| {
             let flooded_us = now_us();
             let flood = scope.spawn(|| {
-                let sent = many_detached(&stage.kiln.target, &request, SENDERS, MESSAGES);
+                let sent = many_detached(&stage.kiln.target, &request, SENDERS, bench.messages);
                 sent.map(|_| now_us())
             });
             while !flood.is_finished() {

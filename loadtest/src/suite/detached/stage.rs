@@ -13,7 +13,7 @@ use crate::kiln::{self, Kiln};
 use crate::process::interrupted;
 use crate::redis::Redis;
 
-/// Records and logs of calls are stored by then.
+/// Logs are on their way while more of them become known within this time.
 const STORED_WITHIN: Duration = Duration::from_secs(20);
 /// Fewer than one in so many may be lost: logs give way when the store cannot keep up.
 const LOST_PART: usize = 100;
@@ -103,8 +103,8 @@ impl Stage {
     ///
     /// What a container writes can come so late that it is in the log of the next call: each line names its own.
     pub(super) fn waits(&self, sent: &[Sent]) -> Result<Vec<Wait>> {
-        let begun = Instant::now();
         let mut called_us: HashMap<String, u64> = HashMap::new();
+        let (mut known, mut news) = (0, Instant::now());
         loop {
             for Sent { function, call, .. } in sent {
                 if called_us.contains_key(call) {
@@ -119,7 +119,10 @@ impl Stage {
             if missing == 0 {
                 break;
             }
-            if begun.elapsed() > STORED_WITHIN {
+            if called_us.len() > known {
+                (known, news) = (called_us.len(), Instant::now());
+            }
+            if news.elapsed() > STORED_WITHIN {
                 ensure!(missing * LOST_PART < sent.len(), "{missing} of {} calls left no log", sent.len());
                 println!("({missing} of {} calls left no log)", sent.len());
                 break;
