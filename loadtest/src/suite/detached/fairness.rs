@@ -50,6 +50,11 @@ pub(super) fn run(bench: &Bench, stage: &Stage) -> Result<Vec<Row>> {
         row(&format!("fairness: others' enqueue to start, burst of {}, p50 (ms)", bench.messages), 0.5),
         row("fairness: the same, p99 (ms)", 0.99).goal(Goal::RatioMax(1.1)),
         row("fairness: the same, largest (ms)", 1.0),
+        Row::of(
+            "fairness: others' way in alone, until accepted, p50 (ms)",
+            of(&|round| median(&round.accepting_during)),
+        )
+        .beside("without it", of(&|round| median(&round.accepting_alone))),
         Row::of("fairness: seconds in which the burst was accepted", of(&|round| round.accepted_s))
             .beside("and drained", of(&|round| round.drained_s)),
         Row::of("fairness: messages accepted and drained per second", drained_per_s),
@@ -93,13 +98,16 @@ fn round(bench: &Bench, stage: &Stage, burst: &str, others: &[String]) -> Result
     })?;
     let [flooded_us, accepted_us, drained_us] = moments;
     let waits = stage.waits(&sent)?;
-    let in_time = |from: u64, to: u64| {
+    let in_time = |from: u64, to: u64, value: fn(&Wait) -> f64| {
         let is_in = move |wait: &&Wait| (from..to).contains(&wait.sent_us);
-        waits.iter().filter(is_in).map(|wait| wait.ms).collect::<Vec<f64>>()
+        waits.iter().filter(is_in).map(value).collect::<Vec<f64>>()
     };
+    let whole = |wait: &Wait| wait.ms;
     Ok(Round {
-        alone: in_time(start_us, flooded_us),
-        during: in_time(flooded_us, drained_us),
+        alone: in_time(start_us, flooded_us, whole),
+        during: in_time(flooded_us, drained_us, whole),
+        accepting_alone: in_time(start_us, flooded_us, |wait| wait.accepted_ms),
+        accepting_during: in_time(flooded_us, drained_us, |wait| wait.accepted_ms),
         waits: waits.iter().map(|wait| (seconds(wait.sent_us), wait.ms)).collect(),
         depths,
         began_s: seconds(flooded_us),

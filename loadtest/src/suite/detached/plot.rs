@@ -22,6 +22,10 @@ pub(super) struct Round {
     pub(super) alone: Vec<f64>,
     /// Waits of others from the burst's first message until its last had ended, in milliseconds.
     pub(super) during: Vec<f64>,
+    /// Of the first, the time until they were accepted.
+    pub(super) accepting_alone: Vec<f64>,
+    /// Of the second, the time until they were accepted.
+    pub(super) accepting_during: Vec<f64>,
     /// All waits, by when the call was sent.
     pub(super) waits: Vec<(f64, f64)>,
     /// Messages of the burst that waited, and when.
@@ -126,6 +130,8 @@ mod tests {
         Round {
             alone: vec![1.0, 2.0, 3.0],
             during: vec![2.0, 4.0, 6.0],
+            accepting_alone: vec![1.0],
+            accepting_during: vec![1.0],
             waits: vec![(0.1, 1.0), (0.2, 3.0), (2.5, 8.0)],
             depths: vec![(1.0, 10), (2.0, 90), (3.0, 0)],
             began_s: 1.0,

@@ -36,6 +36,8 @@ pub(super) struct Sent {
     pub(super) call: String,
     /// In microseconds since 1970.
     pub(super) at_us: u64,
+    /// How long it took until it was accepted: until it was durable.
+    pub(super) accepted_ms: f64,
 }
 
 /// How long a call waited.
@@ -45,6 +47,8 @@ pub(super) struct Wait {
     pub(super) sent_us: u64,
     /// From before it was sent until its function had it.
     pub(super) ms: f64,
+    /// From before it was sent until it was accepted.
+    pub(super) accepted_ms: f64,
 }
 
 impl Stage {
@@ -131,7 +135,8 @@ impl Stage {
         }
         let wait = |sent: &Sent| {
             let called_us = *called_us.get(&sent.call)?;
-            Some(Wait { sent_us: sent.at_us, ms: (called_us as f64 - sent.at_us as f64) / 1000.0 })
+            let ms = (called_us as f64 - sent.at_us as f64) / 1000.0;
+            Some(Wait { sent_us: sent.at_us, ms, accepted_ms: sent.accepted_ms })
         };
         Ok(sent.iter().filter_map(wait).collect())
     }
@@ -139,11 +144,12 @@ impl Stage {
 
 /// Sends a detached call.
 pub(super) fn send(connection: &mut Connection, function: &str, request: &[u8]) -> Result<Sent> {
-    let at_us = now_us();
+    let (at_us, begun) = (now_us(), Instant::now());
     let answer = connection.fetch(request)?;
     ensure!(answer.status == 202, "a detached call was answered with {}", answer.status);
+    let accepted_ms = begun.elapsed().as_secs_f64() * 1000.0;
     let call = answer.call_id.context("an accepted call without an id")?;
-    Ok(Sent { function: function.to_owned(), call, at_us })
+    Ok(Sent { function: function.to_owned(), call, at_us, accepted_ms })
 }
 
 /// Microseconds since 1970.
