@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use kiln_shared::queue::WakeSource;
 use tokio::sync::Notify;
@@ -21,14 +22,14 @@ const SWEEP_EVERY_MILLIS: i64 = 250;
 pub(crate) struct Core {
     pub(crate) time: QueueTime,
     pub(crate) wake: WakeSource,
-    /// Tells the tender that something is due earlier than it knows.
+    /// Tells the tender that it is to look earlier than it meant to.
     pub(crate) sooner: Notify,
     messages_max: Option<u64>,
     turns: Mutex<Turns>,
     #[cfg(feature = "sql")]
     room: RoomCount,
     swept_at: AtomicI64,
-    /// When the tender looks next, in milliseconds.
+    /// When the tender looks next, in milliseconds; the largest while it looks.
     look_at: AtomicI64,
 }
 
@@ -86,15 +87,26 @@ impl Core {
             Effect::Nothing => {}
             Effect::Due => self.wake.wake(),
             Effect::Later(due_at) => {
-                if due_at < self.look_at.load(Ordering::Relaxed) {
+                if due_at < self.look_at.fetch_min(due_at, Ordering::Relaxed) {
                     self.sooner.notify_one();
                 }
             }
         }
     }
 
-    /// The tender looks then, unless told before.
-    pub(crate) fn looks_at(&self, millis: i64) {
-        self.look_at.store(millis, Ordering::Relaxed);
+    /// The tender looks, and may or may not find what is stored meanwhile: whatever is told from now on counts.
+    pub(crate) fn looks(&self) {
+        self.look_at.store(i64::MAX, Ordering::Relaxed);
+    }
+
+    /// The tender looks then, or when something told of is due, whatever comes first.
+    pub(crate) fn looks_by(&self, millis: i64) {
+        self.look_at.fetch_min(millis, Ordering::Relaxed);
+    }
+
+    /// How long until the tender looks; [`Self::sooner`] tells when it gets shorter.
+    pub(crate) fn until_look(&self) -> Duration {
+        let millis = self.look_at.load(Ordering::Relaxed).saturating_sub(self.time.now_millis());
+        Duration::from_millis(millis.max(0).unsigned_abs())
     }
 }
