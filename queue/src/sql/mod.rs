@@ -4,6 +4,8 @@
 mod enqueue;
 pub(crate) mod filter;
 mod operation;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) mod refusal;
 mod reserve;
 mod row;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
