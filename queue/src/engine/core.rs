@@ -13,6 +13,8 @@ use super::room::{Room, RoomCount};
 use crate::Options;
 use crate::clock::QueueTime;
 use crate::fair::Turns;
+#[cfg(feature = "sql")]
+use crate::fair::Window;
 
 /// Leases and deadlines that ended are looked for at most this often by those who reserve.
 const SWEEP_EVERY_MILLIS: i64 = 250;
@@ -26,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) sooner: Notify,
     messages_max: Option<u64>,
     turns: Mutex<Turns>,
+    #[cfg(feature = "sql")]
+    window: Mutex<Window>,
     #[cfg(feature = "sql")]
     room: RoomCount,
     swept_at: AtomicI64,
@@ -42,6 +46,8 @@ impl Core {
             messages_max: options.messages_max,
             turns: Mutex::default(),
             #[cfg(feature = "sql")]
+            window: Mutex::default(),
+            #[cfg(feature = "sql")]
             room: RoomCount::default(),
             swept_at: AtomicI64::new(i64::MIN),
             look_at: AtomicI64::new(i64::MAX),
@@ -50,6 +56,18 @@ impl Core {
 
     pub(crate) fn with_turns<T>(&self, work: impl FnOnce(&mut Turns) -> T) -> T {
         work(&mut self.turns.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Which lanes the next reserve looks at.
+    #[cfg(feature = "sql")]
+    pub(crate) fn window(&self) -> Window {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the next reserve look at these.
+    #[cfg(feature = "sql")]
+    pub(crate) fn look_from(&self, window: Window) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
     }
 
     /// True, once in a while: it is time to look for what ended.
