@@ -65,7 +65,7 @@ impl Known {
 }
 
 impl QueueTime {
-    /// Begins with this machine's time. Later steps of its clock are not followed.
+    /// Begins with this machine's time. Later steps of its clock are followed once they are learnt.
     pub(crate) fn new(clock: Clock) -> Self {
         let source = match clock {
             Clock::Manual(clock) => Source::Manual(clock.millis.subscribe(), clock),
@@ -91,10 +91,6 @@ impl QueueTime {
     }
 
     /// Takes over the server's time, `millis`, as it was asked for at `asked` and answered just now.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "mysql", feature = "redis")),
-        expect(dead_code, reason = "servers alone tell")
-    )]
     pub(crate) fn learn(&self, millis: i64, asked: Instant) {
         let Source::Server { known, latest } = &self.source else { return };
         let now = Instant::now();
@@ -103,6 +99,13 @@ impl QueueTime {
             latest.store(i64::MIN, Ordering::Relaxed);
         }
         *known.lock().unwrap_or_else(PoisonError::into_inner) = Known { millis, at };
+    }
+
+    /// Takes over this machine's time: somebody may have set its clock, or the machine have slept, which only that
+    /// clock counts.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn learn_own(&self) {
+        self.learn(system_millis(), Instant::now());
     }
 
     /// Waits until the clock was moved by hand; for ever if it goes by itself. Cancel-safe.

@@ -21,6 +21,61 @@ pub(crate) struct Lane {
     pub(crate) due_millis: i64,
 }
 
+/// Most lanes of one priority that a look at them gives.
+pub(crate) const LANES_MAX: usize = 4_000;
+
+/// Where a look at the lanes of a priority begins.
+#[cfg(feature = "sql")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) priority: Priority,
+    /// Behind this function. None: at the first.
+    after: Option<FunctionId>,
+}
+
+#[cfg(feature = "sql")]
+impl Place {
+    /// What is before all functions that are looked at.
+    pub(crate) fn after(&self) -> &str {
+        self.after.as_ref().map_or("", FunctionId::as_str)
+    }
+}
+
+/// Which lanes a reserve looks at, where there are more than it may: those behind the ones of the last reserve, so that
+/// each has its turn. Those of a priority hide none of another one.
+#[cfg(feature = "sql")]
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Window {
+    /// By priority, where it does not begin at the first.
+    after: HashMap<Priority, FunctionId>,
+}
+
+#[cfg(feature = "sql")]
+impl Window {
+    /// Where to look first.
+    pub(crate) fn begin(&self) -> Vec<Place> {
+        let place = |priority| Place { priority, after: self.after.get(&priority).copied() };
+        Priority::ALL.map(place).to_vec()
+    }
+
+    /// Moves on behind the lanes that were found from places on. Where to look then: the first lanes of those
+    /// priorities of which there were no more.
+    pub(crate) fn move_on(&mut self, from: &[Place], found: &[Lane]) -> Vec<Place> {
+        let mut ended = Vec::new();
+        for place in from {
+            let of_it = found.iter().filter(|lane| lane.priority == place.priority);
+            let last = of_it.clone().map(|lane| lane.function_id).max();
+            if let Some(last) = last.filter(|_| of_it.count() >= LANES_MAX) {
+                self.after.insert(place.priority, last);
+            } else {
+                self.after.remove(&place.priority);
+                ended.extend(place.after.map(|_| Place { after: None, ..*place }));
+            }
+        }
+        ended
+    }
+}
+
 /// Messages to take from a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allotment {
@@ -208,6 +263,48 @@ mod tests {
         let only = Reserve { functions: Functions::Only(vec![function(2)]), ..reserve(9) };
         let taken = waiting.take(&only, &mut Turns::default(), 0);
         assert_eq!((taken.len(), count(&taken, 2)), (5, 5));
+    }
+
+    /// The lanes that a reserve looks at, of which there are so many by priority.
+    #[cfg(feature = "sql")]
+    fn look(
+        window: &mut Window,
+        there: &[(Priority, u32)],
+    ) -> std::collections::HashSet<(Priority, FunctionId)> {
+        let mut seen = std::collections::HashSet::new();
+        let mut from = window.begin();
+        while !from.is_empty() {
+            let lanes = from.iter().flat_map(|place| {
+                let there = there.iter().filter(|(priority, _)| *priority == place.priority);
+                let of_it = there.flat_map(|(_, functions)| (0..*functions).map(function));
+                let lane = |function_id| Lane { priority: place.priority, function_id, due_millis: 0 };
+                of_it.filter(|function| function.as_str() > place.after()).take(LANES_MAX).map(lane)
+            });
+            let lanes: Vec<Lane> = lanes.collect();
+            from = window.move_on(&from, &lanes);
+            seen.extend(lanes.iter().map(|lane| (lane.priority, lane.function_id)));
+        }
+        seen
+    }
+
+    #[cfg(feature = "sql")]
+    #[test]
+    fn of_more_lanes_than_a_reserve_looks_at_each_has_its_turn() {
+        let [high, middle, low] = Priority::ALL;
+        let max = LANES_MAX as u32;
+        let (mut window, there) = (Window::default(), [(high, 3), (middle, max), (low, 5 * max / 2)]);
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..3 {
+            let looked = look(&mut window, &there);
+            let of = |priority| looked.iter().filter(|(of, _)| *of == priority).count();
+            assert_eq!((of(high), of(middle)), (3, LANES_MAX), "they are not hidden");
+            assert!((LANES_MAX..=2 * LANES_MAX).contains(&of(low)), "{}", of(low));
+            seen.extend(looked);
+        }
+        assert_eq!(seen.len() as u32, 3 + max + 5 * max / 2);
+        let few = [(low, 7)];
+        look(&mut window, &few);
+        assert_eq!(look(&mut window, &few).len(), 7, "it begins anew");
     }
 
     proptest! {

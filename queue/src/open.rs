@@ -43,7 +43,17 @@ pub enum OpenError {
         /// Its own words.
         reason: String,
     },
-    /// Nobody answers.
+    /// The server is there, but its user may not make the queue's tables.
+    #[error("queue {queue} does not let its user make tables: {reason}; have an administrator run: {grant}")]
+    Forbidden {
+        /// Its name and address.
+        queue: String,
+        /// The server's own words.
+        reason: String,
+        /// What mends it.
+        grant: String,
+    },
+    /// Nobody answers, or who answers cannot serve yet.
     #[error("queue {queue} cannot be reached: {reason}; check that it runs, its address and the network")]
     Unreachable {
         /// Its name and address.

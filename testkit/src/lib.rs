@@ -2,11 +2,14 @@
 //! deadline. Nothing of Kiln depends on it but tests.
 
 pub mod mariadb;
+mod port;
 pub mod postgres;
 mod process;
 pub mod redis;
 
 use std::time::Duration;
+
+pub use port::Port;
 
 /// Waits until `condition` gives a value, for 20 s at most.
 pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {

@@ -48,6 +48,8 @@ impl Server {
         let made = as_user("mariadb-install-db", home.path())
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--datadir={}", home.path().join("data").display()))
+            // Its names of temporary tables are not its own in a folder that several use.
+            .arg(format!("--tmpdir={}", home.path().display()))
             .output()
             .expect("mariadb-install-db runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -91,6 +93,7 @@ impl Server {
             .arg(format!("--innodb-flush-log-at-trx-commit={}", self.flush))
             .arg("--skip-log-bin")
             .arg(format!("--datadir={}", self.home.path().join("data").display()))
+            .arg(format!("--tmpdir={}", self.home.path().display()))
             .arg(format!("--socket={}", self.socket().display()))
             .stderr(log.try_clone().expect("a log"))
             .stdout(log)

@@ -1,7 +1,6 @@
 //! A real Redis server of a test's own, in a folder of its own, that ends with the test.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
@@ -9,10 +8,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::process::send;
-use crate::until;
-
-/// Ports that are tried, each free a moment before.
-const TRIES: usize = 10;
+use crate::{Port, until};
 
 /// Stands for the port in settings.
 const PORT: &str = "PORT";
@@ -20,8 +16,9 @@ const PORT: &str = "PORT";
 /// A server that writes all it acknowledges to its log first. Killed when dropped, and when the test's process dies.
 #[derive(Debug)]
 pub struct Server {
-    /// On loopback.
+    /// On loopback; nobody else's while the server is away.
     pub port: u16,
+    _held: Port,
     settings: Vec<String>,
     home: TempDir,
     process: Option<Child>,
@@ -37,15 +34,10 @@ impl Server {
     pub async fn start_with(settings: &[&str]) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
-        let mut server = Self { port: 0, settings, home, process: None };
-        for _ in 0..TRIES {
-            let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-            server.port = free.expect("a free port").port();
-            if server.began().await {
-                return server;
-            }
-        }
-        panic!("the server found no port: {}", server.log());
+        let held = Port::take();
+        let mut server = Self { port: held.number(), _held: held, settings, home, process: None };
+        server.begin().await;
+        server
     }
 
     /// Starts one that speaks TLS alone, with a certificate and its key as PEM.

@@ -32,7 +32,8 @@ CREATE TABLE queue_messages (
     KEY queue_messages_deadline (state, deadline_at),
     KEY queue_messages_leased (state, leased_until),
     KEY queue_messages_function (state, function_id, seq),
-    KEY queue_messages_ended (state, ended_at)
+    KEY queue_messages_ended (state, ended_at),
+    KEY queue_messages_listed (function_id, seq)
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Apart from the messages, whose rows change several times.

@@ -30,6 +30,8 @@ CREATE INDEX queue_messages_due ON queue_messages (due_at) WHERE state = 0;
 CREATE INDEX queue_messages_deadline ON queue_messages (deadline_at) WHERE state = 0 AND deadline_at IS NOT NULL;
 CREATE INDEX queue_messages_leased ON queue_messages (leased_until) WHERE state = 1;
 CREATE INDEX queue_messages_dead ON queue_messages (function_id, seq) WHERE state = 3;
+-- For lists by function, those that ended long ago among them; written once for each message.
+CREATE INDEX queue_messages_function ON queue_messages (function_id);
 CREATE INDEX queue_messages_ended ON queue_messages (state, ended_at) WHERE state >= 2;
 
 -- Apart from the messages, whose rows are rewritten with every change.

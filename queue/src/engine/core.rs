@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use kiln_shared::queue::WakeSource;
 use tokio::sync::Notify;
@@ -12,6 +13,8 @@ use super::room::{Room, RoomCount};
 use crate::Options;
 use crate::clock::QueueTime;
 use crate::fair::Turns;
+#[cfg(feature = "sql")]
+use crate::fair::Window;
 
 /// Leases and deadlines that ended are looked for at most this often by those who reserve.
 const SWEEP_EVERY_MILLIS: i64 = 250;
@@ -21,14 +24,16 @@ const SWEEP_EVERY_MILLIS: i64 = 250;
 pub(crate) struct Core {
     pub(crate) time: QueueTime,
     pub(crate) wake: WakeSource,
-    /// Tells the tender that something is due earlier than it knows.
+    /// Tells the tender that it is to look earlier than it meant to.
     pub(crate) sooner: Notify,
     messages_max: Option<u64>,
     turns: Mutex<Turns>,
     #[cfg(feature = "sql")]
+    window: Mutex<Window>,
+    #[cfg(feature = "sql")]
     room: RoomCount,
     swept_at: AtomicI64,
-    /// When the tender looks next, in milliseconds.
+    /// When the tender looks next, in milliseconds; the largest while it looks.
     look_at: AtomicI64,
 }
 
@@ -41,6 +46,8 @@ impl Core {
             messages_max: options.messages_max,
             turns: Mutex::default(),
             #[cfg(feature = "sql")]
+            window: Mutex::default(),
+            #[cfg(feature = "sql")]
             room: RoomCount::default(),
             swept_at: AtomicI64::new(i64::MIN),
             look_at: AtomicI64::new(i64::MAX),
@@ -49,6 +56,18 @@ impl Core {
 
     pub(crate) fn with_turns<T>(&self, work: impl FnOnce(&mut Turns) -> T) -> T {
         work(&mut self.turns.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Which lanes the next reserve looks at.
+    #[cfg(feature = "sql")]
+    pub(crate) fn window(&self) -> Window {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the next reserve look at these.
+    #[cfg(feature = "sql")]
+    pub(crate) fn look_from(&self, window: Window) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
     }
 
     /// True, once in a while: it is time to look for what ended.
@@ -86,15 +105,26 @@ impl Core {
             Effect::Nothing => {}
             Effect::Due => self.wake.wake(),
             Effect::Later(due_at) => {
-                if due_at < self.look_at.load(Ordering::Relaxed) {
+                if due_at < self.look_at.fetch_min(due_at, Ordering::Relaxed) {
                     self.sooner.notify_one();
                 }
             }
         }
     }
 
-    /// The tender looks then, unless told before.
-    pub(crate) fn looks_at(&self, millis: i64) {
-        self.look_at.store(millis, Ordering::Relaxed);
+    /// The tender looks, and may or may not find what is stored meanwhile: whatever is told from now on counts.
+    pub(crate) fn looks(&self) {
+        self.look_at.store(i64::MAX, Ordering::Relaxed);
+    }
+
+    /// The tender looks then, or when something told of is due, whatever comes first.
+    pub(crate) fn looks_by(&self, millis: i64) {
+        self.look_at.fetch_min(millis, Ordering::Relaxed);
+    }
+
+    /// How long until the tender looks; [`Self::sooner`] tells when it gets shorter.
+    pub(crate) fn until_look(&self) -> Duration {
+        let millis = self.look_at.load(Ordering::Relaxed).saturating_sub(self.time.now_millis());
+        Duration::from_millis(millis.max(0).unsigned_abs())
     }
 }

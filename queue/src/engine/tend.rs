@@ -20,6 +20,7 @@ pub(super) async fn tend<E: Engine>(engine: Arc<E>, core: Arc<Core>, stop: Cance
     let mut told = false;
     let mut in_vain = 0_u32;
     loop {
+        core.looks();
         let looked = tokio::select! {
             () = stop.cancelled() => return,
             // What is dropped here is rolled back.
@@ -47,15 +48,16 @@ pub(super) async fn tend<E: Engine>(engine: Arc<E>, core: Arc<Core>, stop: Cance
                 LOOK_EVERY
             }
         };
-        let pause = pause.clamp(LOOK_PAUSE, LOOK_EVERY);
-        core.looks_at(now + pause.as_millis() as i64);
-        let next = Instant::now() + pause;
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep_until(next) => {}
-            // Both are cancel-safe: what was not waited for is looked for anyway.
-            () = core.sooner.notified() => {}
-            () = core.time.moved() => {}
+        core.looks_by(now.saturating_add(pause.min(LOOK_EVERY).as_millis() as i64));
+        loop {
+            let next = Instant::now() + core.until_look().clamp(LOOK_PAUSE, LOOK_EVERY);
+            // All are cancel-safe: what was not waited for is looked for anyway.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep_until(next) => break,
+                () = core.time.moved() => break,
+                () = core.sooner.notified() => {}
+            }
         }
     }
 }
@@ -77,6 +79,60 @@ fn until_next(horizon: &Horizon, now: i64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Effect;
+    use crate::{Clock, ManualClock, Options};
+    use kiln_shared::queue::QueueError;
+    use std::sync::Mutex;
+    use tokio_util::task::AbortOnDropHandle;
+
+    /// An empty queue, and when it was looked at. During the second look a message is stored that it does not see.
+    #[derive(Debug)]
+    struct Empty {
+        core: Arc<Core>,
+        looks: Mutex<Vec<Instant>>,
+    }
+
+    /// After this time the message is due.
+    const DELAY: Duration = Duration::from_millis(300);
+
+    impl Engine for Empty {
+        async fn run(&self, _sweep: Operation) -> Result<Reply, QueueError> {
+            let mut looks = self.looks.lock().expect("no test panics here");
+            looks.push(Instant::now());
+            if looks.len() == 2 {
+                let due_at = self.core.time.now_millis() + DELAY.as_millis() as i64;
+                self.core.tell(Effect::Later(due_at));
+            }
+            Ok(Reply::Horizon(Horizon::default()))
+        }
+
+        async fn tell_time(&self) -> Result<(), QueueError> {
+            Ok(())
+        }
+
+        fn look_again(&self, _in_vain: u32) -> Duration {
+            Duration::MAX
+        }
+
+        async fn close(&self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_stored_during_a_look_is_found_when_it_is_due() {
+        let clock = Clock::Manual(ManualClock::default());
+        let core = Arc::new(Core::new(Options { clock, ..Options::default() }));
+        let engine = Arc::new(Empty { core: Arc::clone(&core), looks: Mutex::default() });
+        let tending = tend(Arc::clone(&engine), core, CancellationToken::new());
+        let _tending = AbortOnDropHandle::new(tokio::spawn(tending));
+        let looks = || engine.looks.lock().expect("no test panics here").clone();
+        while looks().len() < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let looks = looks();
+        assert!(looks[1] - looks[0] >= LOOK_EVERY, "nothing happens before");
+        let late = (looks[2] - looks[1]).checked_sub(DELAY).expect("it is not due before");
+        assert!(late < Duration::from_millis(10), "{late:?}");
+    }
 
     #[test]
     fn the_next_look_is_when_the_first_thing_happens() {

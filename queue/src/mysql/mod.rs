@@ -16,7 +16,8 @@ use sqlx::mysql::MySqlPool;
 pub(crate) use open::open;
 
 use crate::engine::{Core, Engine, Operation, Reply};
-use crate::sql::server::{self, failure};
+use crate::sql::refusal::failure;
+use crate::sql::server;
 
 /// Time to the next look after one that found something. Doubles with each that does not.
 const LOOK_PAUSE_MIN: Duration = Duration::from_millis(10);

@@ -12,9 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use super::MySql;
 use crate::engine::{Core, Engine, EngineQueue};
-use crate::sql::server::{
-    CONNECT_MAX, CONNECTIONS_MAX, IDLE_MAX, check_parameters, not_made, not_opened, wrong_url,
-};
+use crate::sql::refusal::{Place, wrong_url};
+use crate::sql::server::{CONNECT_MAX, CONNECTIONS_MAX, IDLE_MAX, check_parameters};
 use crate::{OpenError, Options};
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -28,9 +27,14 @@ const EXAMPLE: &str =
 const PARAMETERS: [&str; 9] =
     ["ssl-mode", "sslmode", "ssl-ca", "sslca", "ssl-cert", "sslcert", "ssl-key", "sslkey", "socket"];
 
-/// What a connection is set to: each statement sees what was committed before it, and locks only what it finds.
-const SETTINGS: [&str; 2] =
-    ["SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", "SET SESSION innodb_lock_wait_timeout = 5"];
+/// What a connection is set to: each statement sees what was committed before it, and locks only what it finds. A
+/// transaction whose process was cut off holds its locks no longer than the server waits for the next statement:
+/// MariaDB 5 s (<https://mariadb.com/docs/server/server-management/variables-and-modes/server-system-variables>), MySQL,
+/// which takes the rest of the line for a comment, as long as for any connection that is not used.
+const SETTINGS: [&str; 2] = [
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "SET SESSION innodb_lock_wait_timeout = 5, wait_timeout = 15 /*M!100300 , idle_transaction_timeout = 5 */",
+];
 /// The server's number for a database that is not there.
 const UNKNOWN_DATABASE: u16 = 1049;
 
@@ -39,6 +43,8 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<MySq
     let connect = parse(url).map_err(|reason| OpenError::Url { reason, example: EXAMPLE })?;
     let address = address(&connect);
     let database = connect.get_database().unwrap_or_default().to_owned();
+    let grant = format!("GRANT ALL ON `{database}`.* TO '{}'@'its host'", connect.get_username());
+    let place = Place { queue: address.clone(), database, grant };
     // One that is none of a pool's, which would try for seconds where nobody listens.
     let first = timeout(CONNECT_MAX, connect.connect()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
     // The server notices that it is gone.
@@ -47,7 +53,7 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<MySq
             .try_downcast_ref::<MySqlDatabaseError>()
             .is_some_and(|refusal| refusal.number() == UNKNOWN_DATABASE)
     };
-    drop(first.map_err(|error| not_opened(&error, address.clone(), &database, is_missing))?);
+    drop(first.map_err(|error| place.not_opened(&error, is_missing))?);
     let pool = MySqlPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(CONNECT_MAX)
@@ -63,7 +69,7 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<MySq
             })
         })
         .connect_lazy_with(connect);
-    MIGRATIONS.run(&pool).await.map_err(|error| not_made(&error, address.clone()))?;
+    MIGRATIONS.run(&pool).await.map_err(|error| place.not_migrated(&error))?;
     let core = Arc::new(Core::new(options));
     let engine = MySql { address: address.clone(), core: Arc::clone(&core), pool };
     engine

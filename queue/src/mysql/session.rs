@@ -10,8 +10,8 @@ use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::{AssertSqlSafe, FromRow, MySql, QueryBuilder, Transaction};
 
 use crate::engine::{Horizon, NewRow, Row};
-use crate::fair::{Allotment, Lane};
-use crate::sql::{Again, Body, Buried, DepthRow, LaneRow, Session, columns, filter, lanes_max, parse};
+use crate::fair::{Allotment, LANES_MAX, Lane, Place};
+use crate::sql::{Again, Body, Buried, DepthRow, KnownRow, LaneRow, Session, columns, filter, keyed};
 
 type Sql<T> = Result<T, sqlx::Error>;
 
@@ -114,24 +114,26 @@ impl Session for Transaction<'_, MySql> {
         Ok(is_new)
     }
 
-    async fn known(&mut self, new: &NewMessage) -> Sql<Option<CallId>> {
-        let by_id: Option<String> = sqlx::query_scalar("SELECT id FROM queue_messages WHERE id = ?")
-            .bind(new.id.as_str())
-            .fetch_optional(&mut **self)
-            .await?;
-        let known: Option<String> = match (by_id, &new.idempotency_key) {
-            (None, Some(key)) => {
-                sqlx::query_scalar(
-                    "SELECT id FROM queue_messages WHERE function_id = ? AND idempotency_key = ?",
-                )
-                .bind(new.function_id.as_str())
-                .bind(key.as_bytes())
-                .fetch_optional(&mut **self)
-                .await?
+    async fn known(&mut self, new: &[&NewMessage]) -> Sql<Vec<KnownRow>> {
+        let ids = quoted(new.iter().map(|message| message.id));
+        let columns = "id, function_id, CONVERT(idempotency_key USING utf8mb4) AS idempotency_key";
+        let mut known: Vec<KnownRow> =
+            once_as(format!("SELECT {columns} FROM queue_messages WHERE id IN ({ids})"))
+                .fetch_all(&mut **self)
+                .await?;
+        let keyed: Vec<(&str, &str)> = keyed(new).collect();
+        for some in keyed.chunks(ROWS_MAX) {
+            // Each is a place in the index, which of pairs in a list not every version knows.
+            let any = vec!["(function_id = ? AND idempotency_key = ?)"; some.len()].join(" OR ");
+            let mut query = once_as(format!(
+                "SELECT {columns} FROM queue_messages FORCE INDEX (queue_messages_key) WHERE {any}"
+            ));
+            for (function, key) in some {
+                query = query.bind(function.to_string()).bind(key.as_bytes().to_vec());
             }
-            (by_id, _) => by_id,
-        };
-        known.map(|id| parse(&id)).transpose()
+            known.extend(query.fetch_all(&mut **self).await?);
+        }
+        Ok(known)
     }
 
     async fn unfinished(&mut self) -> Sql<u64> {
@@ -141,16 +143,20 @@ impl Session for Transaction<'_, MySql> {
         Ok(count.unsigned_abs())
     }
 
-    async fn lanes(&mut self, now_millis: i64) -> Sql<Vec<Lane>> {
+    async fn lanes(&mut self, from: &[Place], now_millis: i64) -> Sql<Vec<Lane>> {
         // From lane to lane in the index: https://mariadb.com/kb/en/group-by-optimization (loose index scan).
-        let lanes: Vec<LaneRow> = sqlx::query_as(concat!(
-            "SELECT priority, function_id, min(due_at) AS due_at FROM queue_messages WHERE state = 0 \
-             GROUP BY state, priority, function_id HAVING due_at <= ? LIMIT ",
-            lanes_max!()
-        ))
-        .bind(now_millis)
-        .fetch_all(&mut **self)
-        .await?;
+        let lanes_of_one = "(SELECT priority, function_id, min(due_at) AS due_at FROM queue_messages \
+             WHERE state = 0 AND priority = ? AND function_id > ? GROUP BY state, priority, function_id \
+             HAVING due_at <= ? ORDER BY function_id LIMIT ?)";
+        let mut query = sqlx::query_as(AssertSqlSafe(vec![lanes_of_one; from.len()].join(" UNION ALL ")));
+        for place in from {
+            query = query
+                .bind(i64::from(place.priority.get()))
+                .bind(place.after())
+                .bind(now_millis)
+                .bind(LANES_MAX as i64);
+        }
+        let lanes: Vec<LaneRow> = query.fetch_all(&mut **self).await?;
         lanes.iter().map(LaneRow::lane).collect()
     }
 
@@ -342,8 +348,14 @@ impl Session for Transaction<'_, MySql> {
     async fn rows(&mut self, list: &List, after_seq: i64, now_millis: i64) -> Sql<Vec<Row>> {
         let filter = filter::listed(list, now_millis);
         let columns = columns!();
+        // Left to itself the server sorts all messages of the function.
+        let index = match (list.function_id, list.state) {
+            (None, _) => "",
+            (Some(_), None) => "FORCE INDEX (queue_messages_listed)",
+            (Some(_), Some(_)) => "FORCE INDEX (queue_messages_function)",
+        };
         once_as(format!(
-            "SELECT {columns} FROM queue_messages m WHERE m.seq > ? {filter} ORDER BY m.seq LIMIT ?"
+            "SELECT {columns} FROM queue_messages m {index} WHERE m.seq > ? {filter} ORDER BY m.seq LIMIT ?"
         ))
         .bind(after_seq)
         .bind(list.messages_max as i64)

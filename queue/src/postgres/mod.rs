@@ -18,7 +18,8 @@ use tokio::sync::Notify;
 pub(crate) use open::open;
 
 use crate::engine::{Core, Effect, Engine, Operation, Reply};
-use crate::sql::server::{self, failure};
+use crate::sql::refusal::failure;
+use crate::sql::server;
 
 /// The engine of a database.
 pub(crate) struct Postgres {

@@ -13,9 +13,8 @@ use tokio_util::task::TaskTracker;
 
 use super::{Postgres, notices};
 use crate::engine::{Core, Engine, EngineQueue};
-use crate::sql::server::{
-    CONNECT_MAX, CONNECTIONS_MAX, IDLE_MAX, check_parameters, not_made, not_opened, wrong_url,
-};
+use crate::sql::refusal::{Place, wrong_url};
+use crate::sql::server::{CONNECT_MAX, CONNECTIONS_MAX, IDLE_MAX, check_parameters};
 use crate::{OpenError, Options};
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -48,12 +47,15 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<Post
     let connect = parse(url).map_err(|reason| OpenError::Url { reason, example: EXAMPLE })?;
     let address = address(&connect);
     let database = connect.get_database().unwrap_or_default().to_owned();
+    // https://www.postgresql.org/docs/15/ddl-schemas.html#DDL-SCHEMAS-PRIV: from 15 on not everybody may.
+    let grant = format!("GRANT CREATE ON SCHEMA public TO \"{}\"", connect.get_username());
+    let place = Place { queue: address.clone(), database, grant };
     // One that is none of a pool's, which would try for seconds where nobody listens.
     let first = timeout(CONNECT_MAX, connect.connect()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
     // SQLSTATE 3D000: invalid catalog name.
     let is_missing = |refusal: &dyn DatabaseError| refusal.code().as_deref() == Some("3D000");
     // The server notices that it is gone.
-    drop(first.map_err(|error| not_opened(&error, address.clone(), &database, is_missing))?);
+    drop(first.map_err(|error| place.not_opened(&error, is_missing))?);
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(CONNECT_MAX)
@@ -61,11 +63,11 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<Post
         // A broken one shows when it is used; then the operation is tried again.
         .test_before_acquire(false)
         .connect_lazy_with(connect);
-    MIGRATIONS.run(&pool).await.map_err(|error| not_made(&error, address.clone()))?;
+    MIGRATIONS.run(&pool).await.map_err(|error| place.not_migrated(&error))?;
     let channel: String = sqlx::query_scalar("SELECT 'kiln_queue_' || 'queue_messages'::regclass::oid")
         .fetch_one(&pool)
         .await
-        .map_err(|error| not_made(&error.into(), address.clone()))?;
+        .map_err(|error| place.no_tables(&error))?;
     let core = Arc::new(Core::new(options));
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let announce = Arc::new(Notify::new());

@@ -7,8 +7,8 @@ use kiln_shared::queue::{Depth, List, NewMessage, Purge};
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
 use crate::engine::{Horizon, NewRow, Row};
-use crate::fair::{Allotment, Lane};
-use crate::sql::{Again, Body, Buried, DepthRow, LaneRow, Session, columns, filter, lanes_max, parse};
+use crate::fair::{Allotment, LANES_MAX, Lane, Place};
+use crate::sql::{Again, Body, Buried, DepthRow, KnownRow, LaneRow, Session, columns, filter, keyed};
 
 type Sql<T> = Result<T, sqlx::Error>;
 
@@ -53,17 +53,19 @@ impl Session for Transaction<'_, Postgres> {
         Ok(column(new, |message| stored.contains(message.id.as_str())))
     }
 
-    async fn known(&mut self, new: &NewMessage) -> Sql<Option<CallId>> {
-        let known: Option<String> = sqlx::query_scalar(
-            "SELECT id FROM queue_messages WHERE id = $1 OR (function_id = $2 AND idempotency_key = $3) \
-             ORDER BY id <> $1 LIMIT 1",
+    async fn known(&mut self, new: &[&NewMessage]) -> Sql<Vec<KnownRow>> {
+        let keyed: Vec<(&str, &str)> = keyed(new).collect();
+        sqlx::query_as(
+            "SELECT id, function_id, idempotency_key FROM queue_messages WHERE id = ANY($1) \
+             UNION ALL SELECT m.id, m.function_id, m.idempotency_key FROM unnest($2::text[], $3::text[]) \
+             AS k (function_id, idempotency_key) JOIN queue_messages m ON m.function_id = k.function_id COLLATE \"C\" \
+             AND m.idempotency_key = k.idempotency_key COLLATE \"C\"",
         )
-        .bind(new.id.as_str())
-        .bind(new.function_id.as_str())
-        .bind(new.idempotency_key.as_deref())
-        .fetch_optional(&mut **self)
-        .await?;
-        known.map(|id| parse(&id)).transpose()
+        .bind(column(new, |message| message.id.as_str()))
+        .bind(column(&keyed, |(function, _)| *function))
+        .bind(column(&keyed, |(_, key)| *key))
+        .fetch_all(&mut **self)
+        .await
     }
 
     async fn unfinished(&mut self) -> Sql<u64> {
@@ -76,21 +78,23 @@ impl Session for Transaction<'_, Postgres> {
         Ok(count.unsigned_abs())
     }
 
-    async fn lanes(&mut self, now_millis: i64) -> Sql<Vec<Lane>> {
+    async fn lanes(&mut self, from: &[Place], now_millis: i64) -> Sql<Vec<Lane>> {
         // From the first message of one lane to that of the next, each a step in the index.
-        let lanes: Vec<LaneRow> = sqlx::query_as(concat!(
-            "WITH RECURSIVE lane AS (\
-             (SELECT priority, function_id, due_at FROM queue_messages WHERE state = 0 \
-             ORDER BY priority, function_id, due_at LIMIT 1) \
+        let lanes: Vec<LaneRow> = sqlx::query_as(
+            "WITH RECURSIVE lane (priority, function_id, due_at, found) AS (\
+             SELECT priority, function_id COLLATE \"C\", NULL::bigint, 0::bigint \
+             FROM unnest($1::bigint[], $2::text[]) AS f (priority, function_id) \
              UNION ALL \
-             SELECT n.* FROM lane l CROSS JOIN LATERAL (\
+             SELECT n.priority, n.function_id, n.due_at, l.found + (n.due_at <= $3)::int FROM lane l CROSS JOIN LATERAL (\
              SELECT priority, function_id, due_at FROM queue_messages \
-             WHERE state = 0 AND (priority, function_id) > (l.priority, l.function_id) \
-             ORDER BY priority, function_id, due_at LIMIT 1) n) \
-             SELECT * FROM lane WHERE due_at <= $1 LIMIT ",
-            lanes_max!()
-        ))
+             WHERE state = 0 AND priority = l.priority AND function_id > l.function_id \
+             ORDER BY function_id, due_at LIMIT 1) n WHERE l.found < $4) \
+             SELECT priority, function_id, due_at FROM lane WHERE due_at <= $3",
+        )
+        .bind(column(from, |place| i64::from(place.priority.get())))
+        .bind(column(from, Place::after))
         .bind(now_millis)
+        .bind(LANES_MAX as i64)
         .fetch_all(&mut **self)
         .await?;
         lanes.iter().map(LaneRow::lane).collect()

@@ -148,17 +148,17 @@ impl Place {
             });
         }
         let key = format!("{}schema", self.keys());
-        let _kept: Option<String> = redis::cmd("SET")
-            .arg(&key)
-            .arg(SCHEMA)
-            .arg("NX")
-            .query_async(connection)
-            .await
-            .map_err(refused)?;
-        let known: Result<String, RedisError> = redis::cmd("GET").arg(&key).query_async(connection).await;
+        let get = redis::cmd("GET").arg(&key).to_owned();
+        let mut known: Result<Option<String>, RedisError> = get.query_async(connection).await;
+        // Nothing is written where it is known: who starts while memory is used up can have calls end.
+        if let Ok(None) = known {
+            let set = redis::cmd("SET").arg(&key).arg(SCHEMA).arg("NX").to_owned();
+            let _kept: Option<String> = set.query_async(connection).await.map_err(refused)?;
+            known = get.query_async(connection).await;
+        }
         let reason = match known {
-            Ok(known) if known == SCHEMA => return Ok(()),
-            Ok(other) => format!("it is of schema {other:?}, not {SCHEMA}"),
+            Ok(Some(known)) if known == SCHEMA => return Ok(()),
+            Ok(other) => format!("it is of schema {:?}, not {SCHEMA}", other.unwrap_or_default()),
             Err(error) if error.code() == Some("WRONGTYPE") => {
                 format!("the key {key} is something else's; choose another prefix")
             }

@@ -6,10 +6,7 @@ use kiln_shared::queue::{BATCH_BYTES_MAX, Priority, QueueError, Reserve, Reserve
 use super::reply::{Fields, with_body};
 use super::{Redis, script};
 use crate::engine::{Broken, millis, parse, priority};
-use crate::fair::{Allotment, Lane, Selection};
-
-/// Most lanes that one reserve looks at.
-const LANES_MAX: i64 = 10_000;
+use crate::fair::{Allotment, LANES_MAX, Lane, Selection};
 
 /// A reserve under way.
 struct Hand<'a> {

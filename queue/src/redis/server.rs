@@ -97,29 +97,57 @@ fn failure(error: &RedisError) -> QueueError {
     }
 }
 
-/// True if the server is away, or says that it will not be long: it reads its files after a start, for example.
+/// True if the server is away or cannot serve for now, so that waiting helps; also while it opens, so that a balancer
+/// that starts after a power cut together with its server waits for it. Codes:
+/// <https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors>.
 pub(super) fn passes(error: &RedisError) -> bool {
-    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
-    // Codes: https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors
-    let passes = match error.kind() {
-        ErrorKind::Io => true,
-        ErrorKind::Server(kind) => {
-            matches!(kind, BusyLoading | ClusterDown | MasterDown | ReadOnly | TryAgain)
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, ResponseError, TryAgain};
+    let is_passing = match error.kind() {
+        // Nobody answers; it reads its log; it, or the slot, waits for another to take over, or is about to itself.
+        ErrorKind::Io | ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | ReadOnly | TryAgain) => {
+            true
         }
-        // Memory is used up; another script runs too long; the log cannot be written.
-        _ => matches!(error.code(), Some("OOM" | "BUSY" | "MISCONF")),
+        // Too many connections have no code of their own.
+        ErrorKind::Server(ResponseError) => {
+            error.detail().is_some_and(|detail| detail.starts_with("max number of clients"))
+        }
+        // Memory is used up until calls end; another script runs too long; the disk of the log is full; replicas that
+        // must hold a copy are away.
+        _ => matches!(error.code(), Some("OOM" | "BUSY" | "MISCONF" | "NOREPLICAS")),
     };
-    passes || error.is_connection_dropped()
+    is_passing || error.is_connection_dropped()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What a server answers, as the client reads it.
+    fn answered(line: &str) -> RedisError {
+        let read = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).expect("an answer");
+        read.extract_error().expect_err("it is an error")
+    }
+
     #[test]
-    fn a_server_that_still_reads_its_files_is_away_and_refuses_nobody() {
-        let error = |kind| RedisError::from((ErrorKind::Server(kind), "said"));
-        assert!(passes(&error(ServerErrorKind::BusyLoading)));
-        assert!(!passes(&error(ServerErrorKind::NoPerm)));
+    fn what_passes_is_no_failure() {
+        for line in [
+            "LOADING Redis is loading the dataset in memory",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "CLUSTERDOWN The cluster is down",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "READONLY You can't write against a read only replica.",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "BUSY Redis is busy running a script.",
+            "MISCONF Errors writing to the AOF file: No space left on device",
+            "NOREPLICAS Not enough good replicas to write.",
+            "ERR max number of clients reached",
+        ] {
+            assert!(passes(&answered(line)), "{line}");
+        }
+        for line in
+            ["NOPERM this user has no permissions", "WRONGPASS invalid", "ERR unknown command", "WRONGTYPE x"]
+        {
+            assert!(!passes(&answered(line)), "{line}");
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! Storing messages once, however often they are enqueued.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{Enqueued, NewMessage, QueueError};
 
 use super::operation::Fault;
 use super::session::Session;
-use crate::engine::{Core, Effect, Room, millis};
+use crate::engine::{Core, Effect, Room, millis, parse};
 
 /// The answer for one batch.
 type Answer = Result<Vec<Enqueued>, QueueError>;
@@ -43,16 +43,69 @@ async fn refusal(
     if batch.iter().all(|message| message.tells_an_end) {
         return Ok(None);
     }
-    let messages = batch.len() as u64;
-    let mut room = core.room_for(messages);
+    let full = no_room(session, core, batch.len()).await?;
+    if full.is_none() {
+        return Ok(None);
+    }
+    // What is there takes no room: whoever repeats what may have been stored shall learn that it was.
+    let batch: Vec<&NewMessage> = batch.iter().collect();
+    let known = Known::of(session, &batch).await?;
+    let new = batch.iter().filter(|message| known.id(message).is_none()).count();
+    match new {
+        0 => Ok(None),
+        new if new < batch.len() => no_room(session, core, new).await,
+        _ => Ok(full),
+    }
+}
+
+/// The refusal of so many messages, if there is no room.
+async fn no_room(
+    session: &mut impl Session,
+    core: &Core,
+    messages: usize,
+) -> Result<Option<QueueError>, Fault> {
+    let mut room = core.room_for(messages as u64);
     if matches!(room, Room::Uncounted) {
         core.counted(session.unfinished().await?);
-        room = core.room_for(messages);
+        room = core.room_for(messages as u64);
     }
     Ok(match room {
         Room::Full { messages_max } => Some(QueueError::Full { messages_max }),
         Room::Enough | Room::Uncounted => None,
     })
+}
+
+/// Stored messages, by what new ones may have in common with them.
+#[derive(Debug, Default)]
+struct Known {
+    ids: HashSet<CallId>,
+    keys: HashMap<(FunctionId, String), CallId>,
+}
+
+impl Known {
+    async fn of(session: &mut impl Session, new: &[&NewMessage]) -> Result<Self, Fault> {
+        let mut known = Self::default();
+        if new.is_empty() {
+            return Ok(known);
+        }
+        for row in session.known(new).await? {
+            let id = parse(&row.id)?;
+            known.ids.insert(id);
+            if let Some(key) = row.idempotency_key {
+                known.keys.insert((parse(&row.function_id)?, key), id);
+            }
+        }
+        Ok(known)
+    }
+
+    /// The message with the new one's id or, if there is none, with its function and key.
+    fn id(&self, new: &NewMessage) -> Option<CallId> {
+        if self.ids.contains(&new.id) {
+            return Some(new.id);
+        }
+        let key = new.idempotency_key.clone()?;
+        self.keys.get(&(new.function_id, key)).copied()
+    }
 }
 
 async fn store(
@@ -64,6 +117,8 @@ async fn store(
     let distinct: Vec<usize> = (0..messages.len()).filter(|place| first[*place] == *place).collect();
     let new: Vec<&NewMessage> = distinct.iter().map(|place| messages[*place]).collect();
     let is_new = session.insert(&new, now).await?;
+    let refused = new.iter().zip(&is_new).filter(|(_, is_new)| !**is_new).map(|(message, _)| *message);
+    let known = Known::of(session, &refused.collect::<Vec<_>>()).await?;
     let mut effect = Effect::Nothing;
     let mut enqueued: Vec<Option<Enqueued>> = vec![None; messages.len()];
     for ((place, message), is_new) in distinct.into_iter().zip(new).zip(is_new) {
@@ -72,7 +127,7 @@ async fn store(
             Enqueued::New(message.id)
         } else {
             // Gone meanwhile only if it was purged in between; then it has ended, as the caller is told.
-            Enqueued::Known(session.known(message).await?.unwrap_or(message.id))
+            Enqueued::Known(known.id(message).unwrap_or(message.id))
         });
     }
     let at = |place: usize| enqueued[first[place]].expect("each first one has an answer");

@@ -3,7 +3,10 @@
 
 mod enqueue;
 pub(crate) mod filter;
+mod lanes;
 mod operation;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) mod refusal;
 mod reserve;
 mod row;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -15,5 +18,5 @@ mod settle;
 pub(crate) use enqueue::enqueue;
 #[cfg(feature = "sqlite")]
 pub(crate) use operation::{Done, Fault, run};
-pub(crate) use row::{Body, DepthRow, LaneRow, columns, lanes_max, parse};
-pub(crate) use session::{Again, Buried, Session};
+pub(crate) use row::{Body, DepthRow, KnownRow, LaneRow, columns};
+pub(crate) use session::{Again, Buried, Session, keyed};

@@ -2,6 +2,7 @@
 
 use kiln_shared::queue::{BATCH_BYTES_MAX, Reserve, Reserved};
 
+use super::lanes::lanes;
 use super::operation::Fault;
 use super::session::Session;
 use super::settle;
@@ -17,7 +18,7 @@ pub(super) async fn reserve(
     let now = core.time.now_millis();
     let effect =
         if core.is_time_to_sweep(now) { settle::sweep(session, now).await? } else { Effect::Nothing };
-    let mut selection = Selection::new(session.lanes(now).await?, reserve);
+    let mut selection = Selection::new(lanes(session, core, now).await?, reserve);
     let until = now + millis(reserve.lease);
     let mut room_bytes = BATCH_BYTES_MAX;
     let mut reserved = Vec::new();

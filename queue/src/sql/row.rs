@@ -15,20 +15,20 @@ macro_rules! columns {
 }
 pub(crate) use columns;
 
-/// Most lanes that one reserve looks at, for `concat!`.
-macro_rules! lanes_max {
-    () => {
-        "10000"
-    };
-}
-pub(crate) use lanes_max;
-
 /// What a message carries.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct Body {
     pub(crate) seq: i64,
     pub(crate) envelope: String,
     pub(crate) payload: Vec<u8>,
+}
+
+/// A stored message, by what new ones may have in common with it.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct KnownRow {
+    pub(crate) id: String,
+    pub(crate) function_id: String,
+    pub(crate) idempotency_key: Option<String>,
 }
 
 /// The first waiting message of a function and priority.

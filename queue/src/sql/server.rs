@@ -1,16 +1,14 @@
-//! What the databases that are servers share: transactions that are tried again, and what their errors mean.
+//! What the databases that are servers share: transactions that are tried again.
 
 use std::time::Duration;
 
 use kiln_shared::queue::QueueError;
-use sqlx::error::DatabaseError;
-use sqlx::migrate::MigrateError;
 use sqlx::{Database, Pool, Transaction};
 use tokio::time::{sleep, timeout};
 
 use super::operation::{Done, Fault, run};
+use super::refusal::{failure, is_worth_a_try};
 use super::session::Session;
-use crate::OpenError;
 use crate::engine::{Core, Effect, Operation, Reply};
 
 /// Longest run of one operation, its tries included.
@@ -77,79 +75,6 @@ where
     Ok(done)
 }
 
-/// True if others were in the way, or the connection was of the server's last life.
-fn is_worth_a_try(error: &sqlx::Error) -> bool {
-    // Who waited for a connection in vain has waited long enough.
-    is_conflict(error)
-        || is_gone(error) && !matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)
-}
-
-/// Deadlocks and transactions that could not be put in an order: SQLSTATE 40001, and 40P01 of Postgres.
-fn is_conflict(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(database) if matches!(database.code().as_deref(), Some("40001" | "40P01")))
-}
-
-fn is_gone(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        // Connection exceptions, shutting down or starting, too many connections, no room, locks held too long.
-        sqlx::Error::Database(database) => database
-            .code()
-            .is_some_and(|code| ["08", "57P", "53", "55P03"].iter().any(|class| code.starts_with(class))),
-        _ => false,
-    }
-}
-
-/// What a caller is told.
-pub(crate) fn failure(error: &sqlx::Error) -> QueueError {
-    match error {
-        sqlx::Error::PoolTimedOut => {
-            QueueError::Unavailable(format!("no connection to its database within {CONNECT_MAX:?}"))
-        }
-        sqlx::Error::PoolClosed => QueueError::Unavailable("it was closed".to_owned()),
-        error if is_gone(error) || is_conflict(error) => QueueError::Unavailable(error.to_string()),
-        error => QueueError::Failed(error.to_string()),
-    }
-}
-
-/// Why the first connection was not made. `is_missing` knows the refusal of a database that is not there.
-pub(crate) fn not_opened(
-    error: &sqlx::Error,
-    queue: String,
-    database: &str,
-    is_missing: impl Fn(&dyn DatabaseError) -> bool,
-) -> OpenError {
-    match error {
-        sqlx::Error::Database(refusal) if is_missing(&**refusal) => {
-            OpenError::Missing { queue, missing: format!("database '{database}'") }
-        }
-        // One that is starting or stopping passes.
-        sqlx::Error::Database(refusal) if !is_gone(error) => {
-            OpenError::Refused { queue, reason: refusal.message().to_owned() }
-        }
-        sqlx::Error::PoolTimedOut => {
-            OpenError::Unreachable { queue, reason: format!("no answer within {CONNECT_MAX:?}") }
-        }
-        error => OpenError::Unreachable { queue, reason: error.to_string() },
-    }
-}
-
-/// Why the tables were not made: the server went away meanwhile, or they are another version's.
-pub(crate) fn not_made(error: &MigrateError, queue: String) -> OpenError {
-    let reason = error.to_string();
-    match error {
-        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) if is_gone(cause) => {
-            OpenError::Unreachable { queue, reason }
-        }
-        _ => OpenError::Schema { queue, reason },
-    }
-}
-
 /// Checks the names of a URL's parameters: sqlx would log the values of others, which may be secrets.
 pub(crate) fn check_parameters(url: &str, known: &[&str]) -> Result<(), String> {
     let query = url.split_once('?').map_or("", |(_, query)| query);
@@ -159,29 +84,4 @@ pub(crate) fn check_parameters(url: &str, known: &[&str]) -> Result<(), String> 
         }
     }
     Ok(())
-}
-
-/// What is wrong with a URL, without it.
-pub(crate) fn wrong_url(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Configuration(cause) => cause.to_string(),
-        other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn a_server_that_dies_while_tables_are_made_is_away_and_no_other_version() {
-        let made = |error| not_made(&error, "q".to_owned());
-        let gone = || sqlx::Error::Io(io::ErrorKind::UnexpectedEof.into());
-        assert!(matches!(made(MigrateError::Execute(gone())), OpenError::Unreachable { .. }));
-        assert!(matches!(made(MigrateError::ExecuteMigration(gone(), 1)), OpenError::Unreachable { .. }));
-        assert!(matches!(made(MigrateError::VersionMissing(7)), OpenError::Schema { .. }));
-        assert!(matches!(made(MigrateError::Execute(sqlx::Error::RowNotFound)), OpenError::Schema { .. }));
-    }
 }

@@ -6,9 +6,9 @@ use std::future::Future;
 use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{Depth, List, NewMessage, Purge};
 
-use super::row::Body;
+use super::row::{Body, KnownRow};
 use crate::engine::{Horizon, Row};
-use crate::fair::{Allotment, Lane};
+use crate::fair::{Allotment, Lane, Place};
 
 type Sql<T> = Result<T, sqlx::Error>;
 
@@ -29,6 +29,11 @@ pub(crate) struct Buried {
     pub(crate) last_error: String,
 }
 
+/// Functions and keys of those messages that have a key.
+pub(crate) fn keyed<'a>(new: &[&'a NewMessage]) -> impl Iterator<Item = (&'a str, &'a str)> {
+    new.iter().filter_map(|message| Some((message.function_id.as_str(), message.idempotency_key.as_deref()?)))
+}
+
 /// The statements of one database, in a transaction. Rows that a method says it locks stay as they are, for others,
 /// until the transaction ends.
 pub(crate) trait Session: Send {
@@ -37,14 +42,17 @@ pub(crate) trait Session: Send {
     fn insert(&mut self, new: &[&NewMessage], now_millis: i64)
     -> impl Future<Output = Sql<Vec<bool>>> + Send;
 
-    /// The stored message with the new one's id or, if there is none, with its function and key.
-    fn known(&mut self, new: &NewMessage) -> impl Future<Output = Sql<Option<CallId>>> + Send;
+    /// The stored messages with the ids of new ones, and those with the functions and keys of new ones.
+    fn known(&mut self, new: &[&NewMessage]) -> impl Future<Output = Sql<Vec<KnownRow>>> + Send;
 
     /// How many messages wait or run.
     fn unfinished(&mut self) -> impl Future<Output = Sql<u64>> + Send;
 
-    /// The first message of each function and priority, where it is due.
-    fn lanes(&mut self, now_millis: i64) -> impl Future<Output = Sql<Vec<Lane>>> + Send;
+    /// The first message of each function, where it is due: of each place's priority the first [`LANES_MAX`] functions
+    /// behind the place.
+    ///
+    /// [`LANES_MAX`]: crate::fair::LANES_MAX
+    fn lanes(&mut self, from: &[Place], now_millis: i64) -> impl Future<Output = Sql<Vec<Lane>>> + Send;
 
     /// The first due messages of each lane that are nobody else's, and locks them. By lane, in their order.
     fn pick(

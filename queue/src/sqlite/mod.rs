@@ -46,7 +46,7 @@ impl Engine for Sqlite {
     }
 
     async fn tell_time(&self) -> Result<(), QueueError> {
-        // The clock is this machine's.
+        self.core.time.learn_own();
         Ok(())
     }
 
@@ -102,4 +102,26 @@ fn is_passing(code: u32) -> bool {
     const IOERR: u32 = 10;
     const FULL: u32 = 13;
     matches!(code & 0xff, BUSY | IOERR | FULL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+    use std::time::Instant;
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_or_a_machine_that_slept_is_noticed() {
+        let core = Arc::new(Core::new(Options::default()));
+        let readers = SqlitePoolOptions::new().connect_lazy_with(SqliteConnectOptions::new());
+        let (writer, _requests) = mpsc::channel(1);
+        let queue = Sqlite { path: PathBuf::new(), core: Arc::clone(&core), readers, writer };
+        let right = core.time.now_millis();
+        for wrong_by in [8 * 3_600_000, -8 * 3_600_000] {
+            core.time.learn(right + wrong_by, Instant::now());
+            queue.tell_time().await.expect("it is told");
+            assert!((right..right + 60_000).contains(&core.time.now_millis()), "wrong by {wrong_by} ms");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use super::{Sqlite, writer};
 use crate::engine::{Core, EngineQueue};
 use crate::{OpenError, Options};
 
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrations = sqlx::migrate!("migrations/sqlite");
     // The file may be the catalog's, which keeps its own.
     migrations.dangerous_set_table_name("queue_migrations");

@@ -3,15 +3,25 @@
 use std::collections::{HashMap, HashSet};
 
 use kiln_shared::ids::{CallId, FunctionId};
-use kiln_shared::queue::{Depth, List, NewMessage, Purge};
+use kiln_shared::queue::{Depth, List, NewMessage, Purge, State};
+use serde_json::json;
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::insert::{self, Insert, ROWS_MAX};
 use crate::engine::{Horizon, Row};
-use crate::fair::{Allotment, Lane};
-use crate::sql::{Again, Body, Buried, DepthRow, LaneRow, Session, columns, filter, lanes_max, parse};
+use crate::fair::{Allotment, LANES_MAX, Lane, Place};
+use crate::sql::{Again, Body, Buried, DepthRow, KnownRow, LaneRow, Session, columns, filter, keyed};
 
 type Sql<T> = Result<T, sqlx::Error>;
+
+/// What each function has: a part for each index, so that none of the messages that were done long ago is looked at.
+const DEPTH: &str = "SELECT function_id, sum(queued) AS queued, sum(waiting) - sum(queued) AS delayed, \
+             sum(running) AS running, sum(dead) AS dead, min(oldest) AS oldest_due_at FROM (\
+             SELECT function_id, count(*) AS waiting, sum(due_at <= ?1) AS queued, 0 AS running, 0 AS dead, \
+             min(CASE WHEN due_at <= ?1 THEN due_at END) AS oldest FROM queue_messages INDEXED BY queue_messages_waiting WHERE state = 0 GROUP BY 1 \
+             UNION ALL SELECT function_id, 0, 0, count(*), 0, NULL FROM queue_messages INDEXED BY queue_messages_leased WHERE state = 1 GROUP BY 1 \
+             UNION ALL SELECT function_id, 0, 0, 0, count(*), NULL FROM queue_messages INDEXED BY queue_messages_dead WHERE state = 3 GROUP BY 1) \
+             GROUP BY 1 ORDER BY 1";
 
 /// A transaction.
 pub(super) struct SqliteSession<'a> {
@@ -65,17 +75,17 @@ impl Session for SqliteSession<'_> {
         Ok(is_new)
     }
 
-    async fn known(&mut self, new: &NewMessage) -> Sql<Option<CallId>> {
-        let known: Option<String> = sqlx::query_scalar(
-            "SELECT id FROM queue_messages WHERE id = ?1 OR (function_id = ?2 AND idempotency_key = ?3) \
-             ORDER BY id <> ?1 LIMIT 1",
+    async fn known(&mut self, new: &[&NewMessage]) -> Sql<Vec<KnownRow>> {
+        let ids: Vec<CallId> = new.iter().map(|message| message.id).collect();
+        sqlx::query_as(
+            "SELECT id, function_id, idempotency_key FROM queue_messages WHERE id IN (SELECT value FROM json_each(?)) \
+             UNION ALL SELECT m.id, m.function_id, m.idempotency_key FROM json_each(?) k CROSS JOIN queue_messages m \
+             ON m.function_id = k.value ->> 0 AND m.idempotency_key = k.value ->> 1",
         )
-        .bind(new.id.as_str())
-        .bind(new.function_id.as_str())
-        .bind(new.idempotency_key.as_deref())
-        .fetch_optional(&mut *self.connection)
-        .await?;
-        known.map(|id| parse(&id)).transpose()
+        .bind(json!(ids).to_string())
+        .bind(json!(keyed(new).collect::<Vec<_>>()).to_string())
+        .fetch_all(&mut *self.connection)
+        .await
     }
 
     async fn unfinished(&mut self) -> Sql<u64> {
@@ -88,21 +98,23 @@ impl Session for SqliteSession<'_> {
         Ok(count.unsigned_abs())
     }
 
-    async fn lanes(&mut self, now_millis: i64) -> Sql<Vec<Lane>> {
+    async fn lanes(&mut self, from: &[Place], now_millis: i64) -> Sql<Vec<Lane>> {
+        let from: Vec<(u8, &str)> = from.iter().map(|place| (place.priority.get(), place.after())).collect();
         // From the first message of one lane to that of the next, each a step in the index.
-        let lanes: Vec<LaneRow> = sqlx::query_as(concat!(
-            "WITH RECURSIVE lane (priority, function_id, due_at) AS (\
-             SELECT * FROM (SELECT priority, function_id, due_at FROM queue_messages WHERE state = 0 \
-             ORDER BY priority, function_id, due_at LIMIT 1) \
+        let lanes: Vec<LaneRow> = sqlx::query_as(
+            "WITH RECURSIVE lane (priority, function_id, due_at, found) AS (\
+             SELECT value ->> 0, value ->> 1, NULL, 0 FROM json_each(?1) \
              UNION ALL \
-             SELECT m.priority, m.function_id, m.due_at FROM lane JOIN queue_messages m ON m.seq = (\
+             SELECT m.priority, m.function_id, m.due_at, lane.found + (m.due_at <= ?2) \
+             FROM lane JOIN queue_messages m ON m.seq = (\
              SELECT n.seq FROM queue_messages n \
-             WHERE n.state = 0 AND (n.priority, n.function_id) > (lane.priority, lane.function_id) \
-             ORDER BY n.priority, n.function_id, n.due_at LIMIT 1)) \
-             SELECT * FROM lane WHERE due_at <= ? LIMIT ",
-            lanes_max!()
-        ))
+             WHERE n.state = 0 AND n.priority = lane.priority AND n.function_id > lane.function_id \
+             ORDER BY n.function_id, n.due_at LIMIT 1) WHERE lane.found < ?3) \
+             SELECT priority, function_id, due_at FROM lane WHERE due_at <= ?2",
+        )
+        .bind(json!(from).to_string())
         .bind(now_millis)
+        .bind(LANES_MAX as i64)
         .fetch_all(&mut *self.connection)
         .await?;
         lanes.iter().map(LaneRow::lane).collect()
@@ -156,13 +168,12 @@ impl Session for SqliteSession<'_> {
     }
 
     async fn locked(&mut self, ids: &[CallId]) -> Sql<Vec<Row>> {
-        let ids = serde_json::to_string(ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
         sqlx::query_as(concat!(
             "SELECT ",
             columns!(),
             " FROM queue_messages m WHERE m.id IN (SELECT value FROM json_each(?))"
         ))
-        .bind(ids)
+        .bind(json!(ids).to_string())
         .fetch_all(&mut *self.connection)
         .await
     }
@@ -196,7 +207,8 @@ impl Session for SqliteSession<'_> {
         sqlx::query_as(concat!(
             "SELECT ",
             columns!(),
-            " FROM queue_messages m WHERE m.state = 3 AND m.function_id = ? ORDER BY m.seq LIMIT ?"
+            " FROM queue_messages m INDEXED BY queue_messages_dead WHERE m.state = 3 AND m.function_id = ? \
+             ORDER BY m.seq LIMIT ?"
         ))
         .bind(function.as_str())
         .bind(rows_max)
@@ -294,31 +306,16 @@ impl Session for SqliteSession<'_> {
     }
 
     async fn rows(&mut self, list: &List, after_seq: i64, now_millis: i64) -> Sql<Vec<Row>> {
-        let filter = filter::listed(list, now_millis);
-        let columns = columns!();
-        sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT {columns} FROM queue_messages m WHERE m.seq > ? {filter} ORDER BY m.seq LIMIT ?"
-        )))
-        .bind(after_seq)
-        .bind(list.messages_max as i64)
-        .fetch_all(&mut *self.connection)
-        .await
+        sqlx::query_as(AssertSqlSafe(listed(list, now_millis)))
+            .bind(after_seq)
+            .bind(list.messages_max as i64)
+            .fetch_all(&mut *self.connection)
+            .await
     }
 
     async fn depth(&mut self, now_millis: i64) -> Sql<Vec<Depth>> {
-        // A part for each index: none of the messages that were done long ago is looked at.
-        let rows: Vec<DepthRow> = sqlx::query_as(
-            "SELECT function_id, sum(queued) AS queued, sum(waiting) - sum(queued) AS delayed, \
-             sum(running) AS running, sum(dead) AS dead, min(oldest) AS oldest_due_at FROM (\
-             SELECT function_id, count(*) AS waiting, sum(due_at <= ?1) AS queued, 0 AS running, 0 AS dead, \
-             min(CASE WHEN due_at <= ?1 THEN due_at END) AS oldest FROM queue_messages WHERE state = 0 GROUP BY 1 \
-             UNION ALL SELECT function_id, 0, 0, count(*), 0, NULL FROM queue_messages WHERE state = 1 GROUP BY 1 \
-             UNION ALL SELECT function_id, 0, 0, 0, count(*), NULL FROM queue_messages WHERE state = 3 GROUP BY 1) \
-             GROUP BY 1 ORDER BY 1",
-        )
-        .bind(now_millis)
-        .fetch_all(&mut *self.connection)
-        .await?;
+        let rows: Vec<DepthRow> =
+            sqlx::query_as(DEPTH).bind(now_millis).fetch_all(&mut *self.connection).await?;
         rows.iter().map(DepthRow::depth).collect()
     }
 
@@ -335,7 +332,61 @@ impl Session for SqliteSession<'_> {
     }
 }
 
+/// The statement of a list. Its parameters are the sequence number before and the most rows.
+fn listed(list: &List, now_millis: i64) -> String {
+    let (columns, filter) = (columns!(), filter::listed(list, now_millis));
+    let index = match (list.function_id, list.state) {
+        (None, _) => "",
+        (Some(_), Some(State::Dead)) => "INDEXED BY queue_messages_dead",
+        (Some(_), _) => "INDEXED BY queue_messages_function",
+    };
+    format!("SELECT {columns} FROM queue_messages m {index} WHERE m.seq > ? {filter} ORDER BY m.seq LIMIT ?")
+}
+
 /// Whole numbers as a JSON array.
 fn numbers(seqs: &[i64]) -> String {
     serde_json::to_string(seqs).expect("numbers are JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::open::MIGRATIONS;
+    use sqlx::Connection;
+
+    /// How the database goes about a statement, step by step.
+    async fn plan(sql: &str) -> Vec<String> {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.expect("it opens");
+        MIGRATIONS.run(&mut connection).await.expect("tables");
+        let steps: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
+                .fetch_all(&mut connection)
+                .await
+                .expect("it is a statement");
+        steps.into_iter().map(|(_, _, _, step)| step).collect()
+    }
+
+    #[tokio::test]
+    async fn a_list_of_a_function_passes_none_of_the_others_by() {
+        for state in [None, Some(State::Queued), Some(State::Running), Some(State::Done), Some(State::Dead)] {
+            let function_id = Some(FunctionId::generate());
+            let list = List { function_id, state, after: None, messages_max: 10 };
+            let steps = plan(&listed(&list, 0)).await;
+            assert_eq!(steps.len(), 1, "{steps:?}");
+            assert!(
+                steps[0].starts_with("SEARCH m USING INDEX") && steps[0].contains("function_id=?"),
+                "{steps:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_done_does_not_make_the_depth_slow() {
+        let steps = plan(DEPTH).await;
+        let tables: Vec<&String> = steps.iter().filter(|step| step.contains("queue_messages")).collect();
+        assert_eq!(tables.len(), 3, "{steps:?}");
+        for index in ["queue_messages_waiting", "queue_messages_leased", "queue_messages_dead"] {
+            assert!(tables.iter().any(|step| step.contains(index)), "{steps:?}");
+        }
+    }
 }

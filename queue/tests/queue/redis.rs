@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kiln_queue::{Options, open};
+use kiln_queue::{OpenError, Options, open};
 use kiln_shared::ids::{AppId, CallId, FunctionId};
 use kiln_shared::queue::{Held, NewMessage, Outcome, Purge, QueueError, Reserve, Retry, Settled, Settlement};
 use kiln_testkit::redis::Server;
@@ -165,6 +165,8 @@ async fn memory_that_is_used_up_refuses_calls_but_lets_them_end() {
     assert_eq!(taken.len(), 1);
     let done = Settlement { receipt: taken[0].receipt, outcome: Outcome::Done };
     assert_eq!(queue.settle(vec![done]).await, Ok(vec![Settled::Done]));
+    let opened_meanwhile = open(&server.url(), Options::default()).await.expect("it opens");
+    assert_eq!(opened_meanwhile.depth().await, Ok(Vec::new()));
     ask(&server, &["CONFIG", "SET", "maxmemory", "0"]).await;
     queue.enqueue(vec![message()]).await.expect("there is room again");
 }
@@ -192,6 +194,21 @@ async fn a_server_that_is_away_is_told_by_its_address() {
         "{said}"
     );
     assert!(!said.contains("secret") && !said.contains('\n'), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_serve_yet_is_waited_for() {
+    let of_one_that_is_away = ["--replicaof", "127.0.0.1 1", "--replica-serve-stale-data", "no"];
+    let server = Server::start_with(&of_one_that_is_away).await;
+    for (why, change) in [
+        ("Link with MASTER is down", ["CONFIG", "SET", "replica-serve-stale-data", "yes"].as_slice()),
+        ("read only replica", &["REPLICAOF", "NO", "ONE"]),
+    ] {
+        let told = open(&server.url(), Options::default()).await.expect_err(why);
+        assert!(matches!(&told, OpenError::Unreachable { reason, .. } if reason.contains(why)), "{told}");
+        ask(&server, change).await;
+    }
+    open(&server.url(), Options::default()).await.expect("it opens");
 }
 
 #[tokio::test]

@@ -1,16 +1,9 @@
 //! The way to the server encrypted and the server proven by its certificate.
 
-use std::net::TcpListener;
-
 use kiln_api::Catalog;
+use kiln_testkit::Port;
 use kiln_testkit::postgres::Server;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("bound").port()
-}
 
 #[tokio::test]
 async fn a_server_is_believed_only_with_a_certificate_of_the_named_authority() {
@@ -24,8 +17,9 @@ async fn a_server_is_believed_only_with_a_certificate_of_the_named_authority() {
     let certificate = params.signed_by(&key, &Issuer::from_params(&ca, &ca_key)).expect("a certificate");
     let stranger = CertificateParams::default().self_signed(&key).expect("a certificate");
     server.stop();
-    let port = free_port();
-    server.begin_with_tls(&certificate.pem(), &key.serialize_pem(), port).await;
+    let port = Port::take();
+    let number = port.number();
+    server.begin_with_tls(&certificate.pem(), &key.serialize_pem(), number).await;
 
     let file = |name: &str, pem: String| {
         let path = server.address.0.join(name);
@@ -34,7 +28,7 @@ async fn a_server_is_believed_only_with_a_certificate_of_the_named_authority() {
     };
     let (trusted, other) = (file("ca.pem", authority.pem()), file("other.pem", stranger.pem()));
     let url = |host: &str, root: &str| {
-        format!("postgres://postgres:secret@{host}:{port}/postgres?sslmode=verify-full&sslrootcert={root}")
+        format!("postgres://postgres:secret@{host}:{number}/postgres?sslmode=verify-full&sslrootcert={root}")
     };
     let catalog = Catalog::open(&url("localhost", &trusted)).await.expect("it is believed");
     catalog.snapshot().await.expect("a snapshot");

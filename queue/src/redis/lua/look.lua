@@ -14,15 +14,22 @@ local function rows(ids)
     return found
 end
 
-local function score(set, from)
-    return call('ZRANGEBYSCORE', base .. set, from, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or ''
+local function score(sets, from)
+    local first
+    for _, set in ipairs(sets) do
+        local found = call('ZRANGEBYSCORE', set, from, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+        if found and (not first or tonumber(found) < tonumber(first)) then
+            first = found
+        end
+    end
+    return first or ''
 end
 
 return {
     rows(call('ZRANGEBYSCORE', base .. 'leases', '-inf', now, 'LIMIT', 0, max)),
     rows(call('ZRANGEBYSCORE', base .. 'deadlines', '-inf', now, 'LIMIT', 0, max)),
-    score('lanes', '-inf'),
-    score('lanes', '(' .. now),
-    score('leases', '-inf'),
-    score('deadlines', '-inf'),
+    score(LANES, '-inf'),
+    score(LANES, '(' .. now),
+    score({ base .. 'leases' }, '-inf'),
+    score({ base .. 'deadlines' }, '-inf'),
 }

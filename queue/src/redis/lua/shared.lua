@@ -6,7 +6,7 @@
 --   :b:<id>         what it carries, while it may still run
 --   :keys           <function>:<idempotency key> -> id
 --   :lane:<p>:<fn>  waiting messages of a priority and function: <seq><id> by when they are due
---   :lanes          <p>:<fn> by when the lane's first message is due
+--   :lanes:<p>      lanes of a priority, <p>:<fn>, by when the first message is due
 --   :leases         ids of running messages by the end of their lease
 --   :deadlines      ids of waiting messages by their deadline
 --   :state:<n>      messages in a state: <id><function> by sequence number
@@ -31,13 +31,16 @@ local function rank(seq, id)
     return string.format('%016.0f', tonumber(seq)) .. id
 end
 
+-- The sets of lanes by priority, the highest first.
+local LANES = { base .. 'lanes:2', base .. 'lanes:1', base .. 'lanes:0' }
+
 -- To be called after a lane got or lost messages.
 local function lane_changed(lane)
-    local first = call('ZRANGE', base .. 'lane:' .. lane, 0, 0, 'WITHSCORES')
+    local first, lanes = call('ZRANGE', base .. 'lane:' .. lane, 0, 0, 'WITHSCORES'), base .. 'lanes:' .. string.sub(lane, 1, 1)
     if first[1] then
-        call('ZADD', base .. 'lanes', first[2], lane)
+        call('ZADD', lanes, first[2], lane)
     else
-        call('ZREM', base .. 'lanes', lane)
+        call('ZREM', lanes, lane)
     end
 end
 

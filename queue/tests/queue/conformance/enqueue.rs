@@ -126,6 +126,23 @@ pub(super) async fn a_full_queue_refuses_until_something_is_done(bench: Bench) {
     until("there is room again", async || queue.queue.enqueue(vec![message(function)]).await.ok()).await;
 }
 
+pub(super) async fn a_full_queue_knows_what_it_has(bench: Bench) {
+    let queue = bench.open_with(Options { messages_max: Some(3), ..Options::default() }).await;
+    let function = FunctionId::generate();
+    let keyed = || NewMessage { idempotency_key: Some("order-7".to_owned()), ..message(function) };
+    let (plain, first) = (message(function), keyed());
+    queue.enqueue(vec![plain.clone(), first.clone()]).await;
+    let third = message(function);
+    let known = [Enqueued::Known(plain.id), Enqueued::Known(first.id)];
+    let repeated = queue.enqueue(vec![plain.clone(), keyed(), third.clone()]).await;
+    assert_eq!(repeated, [known[0], known[1], Enqueued::New(third.id)], "there is room for one");
+    assert_eq!(queue.enqueue(vec![plain.clone(), first.clone()]).await, known, "by id");
+    assert_eq!(queue.enqueue(vec![keyed()]).await, [Enqueued::Known(first.id)], "by key");
+    let refused = queue.queue.enqueue(vec![plain, message(function)]).await;
+    assert_eq!(refused, Err(QueueError::Full { messages_max: 3 }), "one of them is new");
+    assert_eq!(queue.take(10).await.len(), 3);
+}
+
 pub(super) async fn what_was_enqueued_is_there_when_the_queue_is_opened_again(bench: Bench) {
     let sent = message(FunctionId::generate());
     let queue = bench.open().await;

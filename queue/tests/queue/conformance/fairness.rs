@@ -1,9 +1,10 @@
 //! Whose messages go next.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use kiln_shared::ids::FunctionId;
-use kiln_shared::queue::{Functions, NewMessage, Reserve, Reserved};
+use kiln_shared::queue::{Functions, NewMessage, Priority, Reserve, Reserved};
 
 use super::{Bench, LEASE, ids, message, messages};
 
@@ -87,4 +88,25 @@ pub(super) async fn functions_that_wait_for_their_time_hide_nobody(bench: Bench)
     queue.enqueue(delayed.collect()).await;
     let due = queue.put(&message(hidden)).await;
     assert_eq!(queue.take_one().await.receipt.id, due);
+}
+
+pub(super) async fn very_many_functions_hide_nobody(bench: Bench) {
+    // More than one reserve looks at.
+    const FUNCTIONS: usize = 10_200;
+    let queue = bench.open().await;
+    for _ in 0..FUNCTIONS / 600 {
+        queue.enqueue((0..600).map(|_| message(FunctionId::generate())).collect()).await;
+    }
+    bench.advance(Duration::from_millis(1));
+    let mut given = Vec::new();
+    for priority in [1, 2] {
+        let priority = Priority::try_from(priority).expect("a priority");
+        let urgent = NewMessage { priority, ..message(FunctionId::generate()) };
+        given.extend(queue.take(1).await);
+        queue.put(&urgent).await;
+        assert_eq!(ids(&queue.take(1).await), [urgent.id]);
+        given.extend(queue.take(3).await);
+    }
+    let functions: HashSet<FunctionId> = given.iter().map(|given| given.function_id).collect();
+    assert_eq!((given.len(), functions.len()), (8, 8), "there is always another one");
 }

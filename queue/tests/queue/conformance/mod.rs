@@ -39,6 +39,7 @@ macro_rules! for_each_fact {
                 a_thousand_messages_are_one_batch
                 what_is_over_a_limit_is_refused_and_nothing_is_stored
                 a_full_queue_refuses_until_something_is_done
+                a_full_queue_knows_what_it_has
                 what_was_enqueued_is_there_when_the_queue_is_opened_again
             }
             order {
@@ -55,6 +56,7 @@ macro_rules! for_each_fact {
                 preferred_functions_go_first_but_not_for_ever
                 a_worker_gets_only_the_functions_it_wants
                 functions_that_wait_for_their_time_hide_nobody
+                very_many_functions_hide_nobody
             }
             leases {
                 a_message_is_given_to_one_worker
