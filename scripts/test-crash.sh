@@ -27,7 +27,7 @@ if [ -z "${QUEUE:-}" ] || [ "$QUEUE" = model ]; then
 fi
 if [ "${QUEUE:-}" != model ]; then
     scripts/setup.sh test
-    cargo build --workspace --bins
+    cargo build -p kiln-cli -p kiln-lb -p kiln-agent --bins
     KILN_CRASH_SCHEDULES=${SCHEDULES:-1} \
         "${run[@]}" -p kiln-cli --run-ignored only "nothing_is_lost_on_${QUEUE:-}" || status=$?
 fi

@@ -30,6 +30,7 @@ async fn play(start: impl AsyncFn() -> Backend) {
         Some(seed) => seed..seed + 1,
         None => 0..number("KILN_CRASH_SCHEDULES").unwrap_or(1),
     };
+    println!("{}", schedule::HEAD);
     for seed in seeds {
         schedule::play(start().await, seed).await;
     }

@@ -16,7 +16,7 @@ mod world;
 use crate::schedule::{Kind, Tally};
 
 /// Schedules that a run of the tests tries, unless it is told otherwise.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 300;
 /// Those in which nothing is killed need not be as many.
 const CALM_SEEDS: u64 = 20;
 

@@ -1,4 +1,5 @@
-//! The queue in memory: what it stores survives everything, what is under way when its server goes down does not.
+//! The queue in memory: what it stores survives everything. Of what is under way when its server goes down either the effect
+//! is lost, or the answer alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
@@ -18,6 +19,10 @@ use tokio::time::sleep;
 
 /// Longest time of an operation before it is done, and after that.
 const DELAY_MAX: Duration = Duration::from_millis(20);
+/// The same of a few, so that the server dies in the middle of one now and then.
+const SLOW_DELAY_MAX: Duration = Duration::from_millis(400);
+/// The share of the few.
+const SLOW_SHARE: f64 = 0.03;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
@@ -113,18 +118,20 @@ impl Model {
 
     async fn answer<T>(&self, work: impl FnOnce(&mut Inside, Duration) -> T) -> Result<T, QueueError> {
         let away = || QueueError::Unavailable("its server was killed".to_owned());
-        let (before, after) = {
+        let (before, after, life) = {
             let mut inside = self.inside();
-            let mut pause = || DELAY_MAX.mul_f64(inside.draws.random::<f64>());
-            (pause(), pause())
+            let longest = if inside.draws.random_bool(SLOW_SHARE) { SLOW_DELAY_MAX } else { DELAY_MAX };
+            let mut pause = || longest.mul_f64(inside.draws.random::<f64>());
+            (pause(), pause(), inside.life)
         };
         sleep(before).await;
-        let (answer, life) = {
+        let answer = {
             let mut inside = self.inside();
-            if inside.is_down {
+            // It may be up again: what the killed one was asked is lost all the same.
+            if inside.is_down || inside.life != life {
                 return Err(away());
             }
-            (work(&mut inside, now()), inside.life)
+            work(&mut inside, now())
         };
         sleep(after).await;
         if self.inside().life == life { Ok(answer) } else { Err(away()) }
