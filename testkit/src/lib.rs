@@ -1,6 +1,7 @@
 //! What the tests of several crates share: real servers from packages, started on loopback, and waiting with a
 //! deadline. Nothing of Kiln depends on it but tests.
 
+pub mod kafka;
 pub mod mariadb;
 mod port;
 pub mod postgres;

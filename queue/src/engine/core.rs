@@ -1,6 +1,7 @@
 //! What one open queue keeps in memory, whatever its backend.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+#[cfg(any(feature = "sql", feature = "redis"))]
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,11 +13,13 @@ use super::operation::Effect;
 use super::room::{Room, RoomCount};
 use crate::Options;
 use crate::clock::QueueTime;
+#[cfg(any(feature = "sql", feature = "redis"))]
 use crate::fair::Turns;
 #[cfg(feature = "sql")]
 use crate::fair::Window;
 
 /// Leases and deadlines that ended are looked for at most this often by those who reserve.
+#[cfg(any(feature = "sql", feature = "redis"))]
 const SWEEP_EVERY_MILLIS: i64 = 250;
 
 /// Shared by the queue's operations and what runs beside them.
@@ -27,11 +30,13 @@ pub(crate) struct Core {
     /// Tells the tender that it is to look earlier than it meant to.
     pub(crate) sooner: Notify,
     messages_max: Option<u64>,
+    #[cfg(any(feature = "sql", feature = "redis"))]
     turns: Mutex<Turns>,
     #[cfg(feature = "sql")]
     window: Mutex<Window>,
     #[cfg(feature = "sql")]
     room: RoomCount,
+    #[cfg(any(feature = "sql", feature = "redis"))]
     swept_at: AtomicI64,
     /// When the tender looks next, in milliseconds; the largest while it looks.
     look_at: AtomicI64,
@@ -44,16 +49,19 @@ impl Core {
             wake: WakeSource::default(),
             sooner: Notify::new(),
             messages_max: options.messages_max,
+            #[cfg(any(feature = "sql", feature = "redis"))]
             turns: Mutex::default(),
             #[cfg(feature = "sql")]
             window: Mutex::default(),
             #[cfg(feature = "sql")]
             room: RoomCount::default(),
+            #[cfg(any(feature = "sql", feature = "redis"))]
             swept_at: AtomicI64::new(i64::MIN),
             look_at: AtomicI64::new(i64::MAX),
         }
     }
 
+    #[cfg(any(feature = "sql", feature = "redis"))]
     pub(crate) fn with_turns<T>(&self, work: impl FnOnce(&mut Turns) -> T) -> T {
         work(&mut self.turns.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -71,6 +79,7 @@ impl Core {
     }
 
     /// True, once in a while: it is time to look for what ended.
+    #[cfg(any(feature = "sql", feature = "redis"))]
     pub(crate) fn is_time_to_sweep(&self, now_millis: i64) -> bool {
         let swept_at = self.swept_at.load(Ordering::Relaxed);
         // A clock that was set back must not stop it.
@@ -82,7 +91,7 @@ impl Core {
     }
 
     /// Most messages that may wait or run.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", feature = "kafka"))]
     pub(crate) fn messages_max(&self) -> Option<u64> {
         self.messages_max
     }

