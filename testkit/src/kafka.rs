@@ -1,11 +1,12 @@
 //! A real broker that speaks Kafka's protocol (tansu), a test's own, that ends with the test.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -75,9 +76,11 @@ impl Server {
         }
     }
 
-    /// Stops it where it is: connections stay and nobody answers.
-    pub fn freeze(&self) {
-        send(self.process.as_ref().expect("it runs").id(), Signal::SIGSTOP);
+    /// Stops it where it is, all its threads: connections stay and nobody answers.
+    pub async fn freeze(&self) {
+        let process = self.process.as_ref().expect("it runs").id();
+        send(process, Signal::SIGSTOP);
+        until("it stands still", async || is_stopped(process).then_some(())).await;
     }
 
     /// Lets it go on.
@@ -106,7 +109,8 @@ impl Server {
                 command.arg(format!("s3://{BUCKET}/"))
             }
         };
-        command.args(&self.options);
+        // It panics on what it does not know, and a trace of that takes a second.
+        command.env("RUST_BACKTRACE", "0").args(&self.options);
         self.process = Some(start(command, &self.home.path().join("log")));
         let answers = self.port;
         began(self.process.as_mut().expect("it was started"), || {
@@ -178,18 +182,25 @@ impl Drop for ObjectStore {
     }
 }
 
-/// Has the object store make the bucket; true if it did.
+/// Has the object store make the bucket and keep an object in it; true if it did.
 fn makes_bucket(port: u16) -> bool {
+    // Made again, it is refused; it may be there long before anything can be kept in it.
+    put(port, BUCKET, "");
+    put(port, &format!("{BUCKET}/ready"), "yes")
+}
+
+fn put(port: u16, path: &str, body: &str) -> bool {
     let ask = || {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let length = body.len();
         write!(
             stream,
-            "PUT /{BUCKET} HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            "PUT /{path} HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        std::io::Result::Ok(answer)
+        io::Result::Ok(answer)
     };
     ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
@@ -217,6 +228,15 @@ async fn began(process: &mut Child, answers: impl Fn() -> bool) -> bool {
         (ended || answers()).then_some(!ended)
     })
     .await
+}
+
+/// True if no thread of a process runs (proc(5), `/proc/pid/stat`: the state follows the name in brackets).
+fn is_stopped(process: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    })
 }
 
 fn free_port() -> u16 {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use kiln_shared::queue::QueueError;
-use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 
 use super::log::{Log, LogError, Wait};
 use super::replica::{Answer, Replica};
@@ -21,6 +21,8 @@ pub(super) struct Follower {
     state: Mutex<State>,
     /// Who reads what others wrote does it for all.
     catching_up: AsyncMutex<()>,
+    /// Told when the topic is not the one that was followed so far.
+    pub(super) doubt: Notify,
 }
 
 struct State {
@@ -33,7 +35,7 @@ impl Follower {
     pub(super) fn new(core: Arc<Core>, own: u64, replica: Replica) -> Self {
         core.time.learn(replica.machine.latest_millis().max(core.time.now_millis()), Instant::now());
         let state = State { replica, askers: HashMap::new() };
-        Self { core, own, state: Mutex::new(state), catching_up: AsyncMutex::default() }
+        Self { core, own, state: Mutex::new(state), catching_up: AsyncMutex::default(), doubt: Notify::new() }
     }
 
     /// Looks at the queue as it is here.
@@ -46,13 +48,23 @@ impl Follower {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).askers.insert(number, asker);
     }
 
-    /// Nobody knows whether these writes count.
-    pub(super) fn give_up(&self, numbers: impl Iterator<Item = u64>, why: &QueueError) {
+    /// Nobody knows whether these writes count; how many had no answer.
+    pub(super) fn give_up(&self, numbers: impl Iterator<Item = u64>, why: &QueueError) -> usize {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for number in numbers {
-            if let Some(asker) = state.askers.remove(&number) {
-                answer(asker, Err(why.clone()));
-            }
+        let askers: Vec<Asker> = numbers.filter_map(|number| state.askers.remove(&number)).collect();
+        let count = askers.len();
+        for asker in askers {
+            answer(asker, Err(why.clone()));
+        }
+        count
+    }
+
+    /// These writes are in the topic and all of it was read: who has no answer now asked another topic, which has
+    /// lost records.
+    pub(super) fn settle_accounts(&self, numbers: impl Iterator<Item = u64>) {
+        let why = QueueError::Unavailable("its topic has lost records; it is read anew".to_owned());
+        if self.give_up(numbers, &why) > 0 {
+            self.doubt.notify_one();
         }
     }
 
@@ -107,8 +119,7 @@ impl Follower {
         loop {
             let position = self.with(Replica::position);
             let read = log.read(position, Wait::No).await?;
-            let is_all = read.records.last().map_or(position, |(offset, _)| offset + 1) >= read.end
-                || read.records.is_empty();
+            let is_all = read.records.last().is_none_or(|(offset, _)| offset + 1 >= read.end);
             self.follow(read.records.iter().map(|(offset, record)| (*offset, record.as_slice())))?;
             if is_all {
                 return Ok(());

@@ -12,10 +12,11 @@ use super::replica::{Answer, Begun, Replica};
 /// (7 days).
 const IMAGE_MILLIS_MAX: i64 = 12 * 60 * 60 * 1_000;
 
-/// True if it is time for an image, of which `image_bytes` of log are worth one.
+/// True if it is time for an image: `image_bytes` of log are worth one, or twice the size of the last.
 pub(super) fn is_due(replica: &Replica, image_bytes: u64, now_millis: i64) -> bool {
     let machine = &replica.machine;
-    let is_large = replica.log_bytes() > image_bytes.max(2 * machine.held_bytes());
+    let last_bytes = replica.base().map_or(0, |base| base.bytes);
+    let is_large = replica.log_bytes() > image_bytes.max(2 * last_bytes);
     let since = replica.base().map_or(replica.first_millis(), |base| Some(base.at_millis));
     let is_old = since.is_some_and(|since| now_millis - since > IMAGE_MILLIS_MAX);
     is_large || is_old && !machine.is_empty()

@@ -45,7 +45,7 @@ pub(super) async fn load(log: &Log, own: u64) -> Result<Replica, LoadError> {
                 replica.apply(*offset, record)?;
             }
         }
-        if replica.position() >= read.end || read.records.is_empty() {
+        if replica.position() >= read.end {
             return Ok(replica);
         }
     }

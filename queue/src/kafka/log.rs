@@ -19,6 +19,8 @@ use super::place::Place;
 
 /// Longest wait for connections, in all.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// The same when the queue is opened, with what is asked of the servers before the topic is.
+const OPEN_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for an answer: a batch on a slow network to slow disks.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How long a server keeps a question for records that there are not yet.
@@ -120,10 +122,22 @@ impl Log {
 
     /// Records from an offset on: some, if there are any.
     pub(super) async fn read(&self, from: i64, wait: Wait) -> Result<Read, LogError> {
-        let (line, wait) = match wait {
-            Wait::No => (&self.prompt, PROMPT_MAX),
-            Wait::ForNews => (&self.patient, NEWS_MAX),
+        let read = match wait {
+            Wait::No => self.ask_for(from, &self.prompt, PROMPT_MAX).await?,
+            Wait::ForNews => self.ask_for(from, &self.patient, NEWS_MAX).await?,
         };
+        if !read.records.is_empty() || read.end <= from {
+            return Ok(read);
+        }
+        // They are there: a server may have to fetch them from far.
+        let read = self.ask_for(from, &self.prompt, NEWS_MAX).await?;
+        if read.records.is_empty() && read.end > from {
+            return Err(LogError::Away(format!("it does not give record {from}, which is there")));
+        }
+        Ok(read)
+    }
+
+    async fn ask_for(&self, from: i64, line: &Line, wait: Duration) -> Result<Read, LogError> {
         let read = line.ask(ANSWER_MAX + wait, async |client| {
             client.fetch_records(from, 1..READ_BYTES_MAX, wait.as_millis() as i32).await
         });
@@ -175,7 +189,7 @@ impl Log {
 /// Opens the place's servers, looks for the topic and makes it if it is not there.
 pub(super) async fn prepare(place: &Place) -> Result<(), LogError> {
     let log = Log::new(Arc::new(place.clone()));
-    let prepared = timeout(CONNECT_MAX * 2, async {
+    let prepared = timeout(OPEN_MAX, async {
         let client = connect(place).await?;
         let is_there = async || {
             let topics = client.list_topics().await.map_err(Fault::of)?;
@@ -199,6 +213,10 @@ pub(super) async fn prepare(place: &Place) -> Result<(), LogError> {
             "topic {} has {partitions} partitions, and a queue needs exactly 1",
             place.topic
         ))),
+        Err(Fault::Other(text)) if text.contains("early eof") => Err(LogError::Refused(
+            "it closes the connection; it may want another user and password, or TLS, which Kiln does not speak to Kafka"
+                .to_owned(),
+        )),
         Err(fault) => Err(log.error(fault, 0)),
     }
 }

@@ -1,7 +1,7 @@
 //! Kafka: a topic of one partition is the log of operations; every process that has it open computes the queue.
 //!
 //! An operation that changes something is a record. What applying it to the [`Replica`] gives, in the order of the
-//! topic, is the answer, the same in each process (`docs/adr/0010-queue-on-kafka.md`). The topic is read without
+//! topic, is the answer, the same in each process (`docs/adr/0010-kafka-as-a-command-log.md`). The topic is read without
 //! group membership: there is nothing to rebalance, and nobody owns a message's changes.
 
 mod follower;
@@ -189,12 +189,13 @@ impl Kafka {
         loop {
             let followed = tokio::select! {
                 () = self.stop.cancelled() => return,
-                // Cancel-safe: what was read and not applied is read again.
+                // Both are cancel-safe: what was read and not applied is read again.
+                () = self.follower.doubt.notified() => Err(LogError::OutOfRange(0).into()),
                 followed = self.follow_once() => followed,
             };
             match followed {
                 Ok(()) => told = false,
-                Err(CatchUpError::Log(LogError::OutOfRange(offset))) => self.read_anew(offset).await,
+                Err(CatchUpError::Log(LogError::OutOfRange(_))) => self.read_anew().await,
                 Err(CatchUpError::Log(_)) => sleep(FOLLOW_PAUSE).await,
                 Err(CatchUpError::Broken(broken)) => {
                     if !std::mem::replace(&mut told, true) {
@@ -212,12 +213,20 @@ impl Kafka {
         Ok(())
     }
 
-    /// The server no longer has, or never had, what comes next.
-    async fn read_anew(&self, offset: i64) {
-        tracing::warn!(queue = self.log.name(), offset, "the topic has no such record: it is read anew");
+    /// The server no longer has, or never had, what comes next: what it has is the queue.
+    async fn read_anew(&self) {
         let own = self.follower.with(Replica::own);
         match load::load(&self.log, own).await {
-            Ok(replica) => self.follower.replace(replica),
+            Ok(replica) => {
+                let (had, has) = (self.follower.with(Replica::position), replica.position());
+                tracing::error!(
+                    queue = self.log.name(),
+                    had,
+                    has,
+                    "the topic has lost records that were acknowledged, or deleted what was not read yet: it is read anew"
+                );
+                self.follower.replace(replica);
+            }
             Err(error) => {
                 tracing::error!(queue = self.log.name(), %error, "the topic cannot be read anew; tried again");
                 sleep(FOLLOW_PAUSE).await;

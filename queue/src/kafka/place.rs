@@ -30,7 +30,7 @@ pub(super) struct Place {
     pub(super) replicas: i16,
     /// Most bytes of envelopes and payloads that are kept in memory.
     pub(super) memory_bytes: u64,
-    /// An image is written once the log has this many bytes beside the last, and twice what messages carry.
+    /// An image is written once the log has this many bytes since the last, and twice as many as the last has.
     pub(super) image_bytes: u64,
 }
 

@@ -78,6 +78,9 @@ struct Writing {
     begin: i64,
     since_millis: i64,
     pieces: u32,
+    /// Of its pieces.
+    bytes: u64,
+    /// Of the log, when it began.
     bytes_before: u64,
 }
 
@@ -92,7 +95,7 @@ pub(super) struct Replica {
     partials: HashMap<u64, Partial>,
     writing: Option<Writing>,
     base: Option<Base>,
-    /// Written since the base began, or since the beginning of the topic.
+    /// Written since the base began, or since the beginning of the topic, images apart.
     log_bytes: u64,
     /// When the first record was written that was applied here.
     first_millis: Option<i64>,
@@ -105,6 +108,8 @@ pub(super) struct Base {
     pub(super) at_millis: i64,
     /// Where the one before began; 0 if there was none.
     pub(super) previous: i64,
+    /// Its size.
+    pub(super) bytes: u64,
 }
 
 impl Replica {
@@ -132,7 +137,7 @@ impl Replica {
     ) -> Self {
         let (begin, header) = begin;
         let since_millis = header.now_millis.max(machine.latest_millis());
-        let writing = Some(Writing { begin, since_millis, pieces: 0, bytes_before: 0 });
+        let writing = Some(Writing { begin, since_millis, pieces: 0, bytes: 0, bytes_before: 0 });
         let origins = origins.into_iter().collect();
         Self { machine, origins, writing, ..Self::new(own, begin + 1) }
     }
@@ -157,7 +162,7 @@ impl Replica {
         self.base
     }
 
-    /// Bytes that somebody who opens the topic now would read beside the image.
+    /// Bytes that somebody who opens the topic now would read beside images.
     pub(super) fn log_bytes(&self) -> u64 {
         self.log_bytes
     }
@@ -171,7 +176,9 @@ impl Replica {
         let answer = self.answer(offset, &header, content)?;
         self.first_millis.get_or_insert(header.now_millis);
         self.position = offset + 1;
-        self.log_bytes += bytes.len() as u64 + RECORD_BYTES;
+        if header.kind != Kind::Piece {
+            self.log_bytes += bytes.len() as u64 + RECORD_BYTES;
+        }
         Ok(answer.map(|answer| Applied { origin: header.origin, number: header.number, answer }))
     }
 
@@ -194,6 +201,7 @@ impl Replica {
                     && writing.pieces == header.part
                 {
                     writing.pieces += 1;
+                    writing.bytes += content.len() as u64;
                 }
                 Answer::Noted
             }
@@ -247,8 +255,13 @@ impl Replica {
         self.origins.retain(|_, origin| now - origin.at_millis < ORIGIN_MILLIS_MAX);
         // The image holds the one who writes it as well.
         self.origins.insert(header.origin, Origin { number: header.number, at_millis: now });
-        self.writing =
-            Some(Writing { begin: offset, since_millis: now, pieces: 0, bytes_before: self.log_bytes });
+        self.writing = Some(Writing {
+            begin: offset,
+            since_millis: now,
+            pieces: 0,
+            bytes: 0,
+            bytes_before: self.log_bytes,
+        });
         (header.origin == self.own).then(|| {
             let origins = self.origins.iter().map(|(origin, known)| (*origin, *known)).collect();
             Box::new(Begun { begin: offset, origins, image: self.machine.image() })
@@ -260,7 +273,8 @@ impl Replica {
             |writing: &mut Writing| writing.begin == header.about && writing.pieces == header.parts;
         if let Some(writing) = self.writing.take_if(is_complete) {
             let previous = self.base.map_or(0, |base| base.begin);
-            self.base = Some(Base { begin: writing.begin, at_millis: writing.since_millis, previous });
+            let (begin, bytes) = (writing.begin, writing.bytes);
+            self.base = Some(Base { begin, at_millis: writing.since_millis, previous, bytes });
             self.log_bytes = self.log_bytes.saturating_sub(writing.bytes_before);
         }
     }

@@ -9,7 +9,7 @@ use kiln_shared::queue::{
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::image::frames;
+use super::image::{self, frames};
 use super::load::Reading;
 use super::record::{self, Given, Header, Kind, PART_BYTES_MAX};
 use super::replica::{Answer, Begun, Replica};
@@ -354,6 +354,25 @@ fn one_image_is_written_at_a_time_until_its_writer_has_been_silent_for_long() {
     let begun = topic.begin().expect("the first was given up");
     topic.finish(*begun, |_| {});
     assert!(topic.begin().is_some(), "the last is complete");
+}
+
+#[test]
+fn an_image_that_is_larger_than_the_log_that_is_worth_one_is_not_written_again_at_once() {
+    let mut topic = Topic::new();
+    topic.change(&Operation::Enqueue(vec![message(functions()[0], vec![5; 90_000])]));
+    assert!(image::is_due(&topic.replica, 50_000, topic.now_millis));
+    let begun = topic.begin().expect("nobody else writes one");
+    topic.finish(*begun, |_| {});
+    assert!(!image::is_due(&topic.replica, 50_000, topic.now_millis));
+    // Twice its size has to be written first, or half a day to pass.
+    for (written, is_due) in [(90_000, false), (95_000, true)] {
+        topic.change(&Operation::Enqueue(vec![message(functions()[0], vec![5; written])]));
+        assert_eq!(image::is_due(&topic.replica, 50_000, topic.now_millis), is_due);
+    }
+    let begun = topic.begin().expect("nobody else writes one");
+    topic.finish(*begun, |_| {});
+    assert!(!image::is_due(&topic.replica, 50_000, topic.now_millis + 12 * 3_600_000));
+    assert!(image::is_due(&topic.replica, 50_000, topic.now_millis + 12 * 3_600_000 + 1));
 }
 
 #[test]

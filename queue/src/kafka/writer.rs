@@ -67,8 +67,9 @@ impl Writer {
                 self.follower.expect(number, write.asker);
                 next = if bytes < TAKEN_BYTES_MAX { writes.try_recv().ok() } else { None };
             }
-            if let Err(error) = self.write(&records, now).await {
-                self.follower.give_up(before + 1..=number, &error);
+            match self.write(&records, now).await {
+                Ok(()) => self.follower.settle_accounts(before + 1..=number),
+                Err(error) => _ = self.follower.give_up(before + 1..=number, &error),
             }
         }
     }

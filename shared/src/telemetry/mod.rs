@@ -35,12 +35,16 @@ pub enum TelemetryError {
     Metrics(#[from] BuildError),
 }
 
+/// What says in many lines at each attempt what Kiln says once; a level that names it itself is heard.
+const QUIET: &str = "rskafka=off";
+
 /// Sends the process's log to standard error, with colours if that is a terminal and `NO_COLOR` is not set.
 ///
 /// # Errors
 /// A bad level, or a second call in one process.
 pub fn start_logs(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(level).map_err(|_| TelemetryError::Level { level: level.to_owned() })?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{level}"))
+        .map_err(|_| TelemetryError::Level { level: level.to_owned() })?;
     let colours =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let builder =
