@@ -7,7 +7,7 @@ use std::time::Instant;
 use kiln_shared::queue::QueueError;
 use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 
-use super::log::{Log, LogError, Wait};
+use super::log::{Log, LogError, Read, Wait};
 use super::replica::{Answer, Replica};
 use crate::engine::{Broken, Core, Effect};
 
@@ -21,21 +21,29 @@ pub(super) struct Follower {
     state: Mutex<State>,
     /// Who reads what others wrote does it for all.
     catching_up: AsyncMutex<()>,
-    /// Told when the topic is not the one that was followed so far.
-    pub(super) doubt: Notify,
+    /// Told when the topic has lost records and is to be read anew.
+    pub(super) doubted: Notify,
 }
 
 struct State {
     replica: Replica,
     /// By the numbers of their writes.
     askers: HashMap<u64, Asker>,
+    /// The topic has lost records: what comes from it does not follow on what is here.
+    is_doubted: bool,
 }
 
 impl Follower {
     pub(super) fn new(core: Arc<Core>, own: u64, replica: Replica) -> Self {
         core.time.learn(replica.machine.latest_millis().max(core.time.now_millis()), Instant::now());
-        let state = State { replica, askers: HashMap::new() };
-        Self { core, own, state: Mutex::new(state), catching_up: AsyncMutex::default(), doubt: Notify::new() }
+        let state = State { replica, askers: HashMap::new(), is_doubted: false };
+        Self {
+            core,
+            own,
+            state: Mutex::new(state),
+            catching_up: AsyncMutex::default(),
+            doubted: Notify::new(),
+        }
     }
 
     /// Looks at the queue as it is here.
@@ -64,8 +72,23 @@ impl Follower {
     pub(super) fn settle_accounts(&self, numbers: impl Iterator<Item = u64>) {
         let why = QueueError::Unavailable("its topic has lost records; it is read anew".to_owned());
         if self.give_up(numbers, &why) > 0 {
-            self.doubt.notify_one();
+            self.doubt();
         }
+    }
+
+    /// Applies nothing more until the topic was read anew.
+    fn doubt(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_doubted = true;
+        self.doubted.notify_one();
+    }
+
+    /// Reads records from the topic, with doubt if it has lost what comes next.
+    pub(super) async fn read(&self, log: &Log, wait: Wait) -> Result<Read, LogError> {
+        let read = log.read(self.with(Replica::position), wait).await;
+        if matches!(read, Err(LogError::OutOfRange(_))) {
+            self.doubt();
+        }
+        read
     }
 
     /// Takes over a queue that was read anew. What was asked of the old one has no answer.
@@ -74,6 +97,7 @@ impl Follower {
         let old = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.replica = replica;
+            state.is_doubted = false;
             std::mem::take(&mut state.askers)
         };
         let why = QueueError::Unavailable("its topic was read anew".to_owned());
@@ -92,6 +116,9 @@ impl Follower {
         let mut effect = Effect::Nothing;
         let (followed, latest) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.is_doubted {
+                return Ok(());
+            }
             let followed = records.into_iter().try_for_each(|(offset, record)| {
                 effect = effect.and(state.apply(self.own, offset, record)?);
                 Ok(())
@@ -117,10 +144,12 @@ impl Follower {
         // Whoever waits here reads again: what was read meanwhile may be older than its question.
         let _only_one = self.catching_up.lock().await;
         loop {
-            let position = self.with(Replica::position);
-            let read = log.read(position, Wait::No).await?;
+            let read = self.read(log, Wait::No).await?;
             let is_all = read.records.last().is_none_or(|(offset, _)| offset + 1 >= read.end);
             self.follow(read.records.iter().map(|(offset, record)| (*offset, record.as_slice())))?;
+            if self.state.lock().unwrap_or_else(PoisonError::into_inner).is_doubted {
+                return Err(LogError::Away("its topic has lost records; it is read anew".to_owned()).into());
+            }
             if is_all {
                 return Ok(());
             }

@@ -31,12 +31,12 @@ const PROMPT_MAX: Duration = Duration::from_millis(1);
 const READ_BYTES_MAX: i32 = 16 << 20;
 /// Largest message of the protocol that is read, in bytes: an answer, and a batch of some other writer.
 const MESSAGE_BYTES_MAX: usize = 128 << 20;
-/// Pauses between attempts to connect, and how long they may take together.
-const RETRY: BackoffConfig = BackoffConfig {
+/// One attempt: what is worth another is tried again by those who ask, with what they know.
+const ONCE: BackoffConfig = BackoffConfig {
     init_backoff: Duration::from_millis(20),
     max_backoff: Duration::from_millis(100),
     base: 2.0,
-    deadline: Some(Duration::from_millis(200)),
+    deadline: Some(Duration::ZERO),
 };
 
 /// What went wrong.
@@ -180,7 +180,7 @@ impl Log {
             ) => LogError::Refused(error.to_string()),
             Fault::Server(error) => LogError::Away(error.to_string()),
             Fault::NotMade(reason) => LogError::NotMade { topic: self.place.topic.clone(), reason },
-            Fault::Other(text) if text.contains("Sasl") || text.contains("SASL") => LogError::Refused(text),
+            Fault::Other(text) if text.contains("Sasl") && !is_broken_off(&text) => LogError::Refused(text),
             Fault::Other(text) => LogError::Away(text),
         }
     }
@@ -213,8 +213,10 @@ pub(super) async fn prepare(place: &Place) -> Result<(), LogError> {
             "topic {} has {partitions} partitions, and a queue needs exactly 1",
             place.topic
         ))),
-        Err(Fault::Other(text)) if text.contains("early eof") => Err(LogError::Refused(
-            "it closes the connection; it may want another user and password, or TLS, which Kiln does not speak to Kafka"
+        // A broker does so that dies, and one that wants something else.
+        Err(Fault::Other(text)) if is_broken_off(&text) => Err(LogError::Away(
+            "it closes the connection; if it keeps to that, it wants another user and password, or TLS, which Kiln does \
+             not speak to Kafka"
                 .to_owned(),
         )),
         Err(fault) => Err(log.error(fault, 0)),
@@ -225,7 +227,7 @@ async fn connect(place: &Place) -> Result<Client, Fault> {
     let mut builder = ClientBuilder::new(place.servers.clone())
         .client_id("kiln")
         .max_message_size(MESSAGE_BYTES_MAX)
-        .backoff_config(RETRY);
+        .backoff_config(ONCE);
     if let Some(login) = &place.login {
         builder = builder.sasl_config(login.clone());
     }
@@ -296,6 +298,12 @@ impl Line {
         *kept = Some(Arc::clone(&client));
         Ok(client)
     }
+}
+
+/// True if the server ended the connection instead of answering, as rskafka tells it.
+fn is_broken_off(text: &str) -> bool {
+    ["early eof", "IO Error", "Connection reset", "Broken pipe"].iter().any(|sign| text.contains(sign))
+        && !text.contains("refused")
 }
 
 fn kafka_record(value: &[u8], now_millis: i64) -> Record {

@@ -31,7 +31,7 @@ pub(crate) use open::open;
 
 use crate::engine::{Core, Engine, Operation, Reply};
 use follower::{CatchUpError, Follower};
-use log::{Log, LogError, Wait};
+use log::{Log, Wait};
 use record::{Given, Kind};
 use replica::{Answer, Replica};
 use writer::Write;
@@ -190,12 +190,14 @@ impl Kafka {
             let followed = tokio::select! {
                 () = self.stop.cancelled() => return,
                 // Both are cancel-safe: what was read and not applied is read again.
-                () = self.follower.doubt.notified() => Err(LogError::OutOfRange(0).into()),
+                () = self.follower.doubted.notified() => {
+                    self.read_anew().await;
+                    continue;
+                }
                 followed = self.follow_once() => followed,
             };
             match followed {
                 Ok(()) => told = false,
-                Err(CatchUpError::Log(LogError::OutOfRange(_))) => self.read_anew().await,
                 Err(CatchUpError::Log(_)) => sleep(FOLLOW_PAUSE).await,
                 Err(CatchUpError::Broken(broken)) => {
                     if !std::mem::replace(&mut told, true) {
@@ -208,7 +210,7 @@ impl Kafka {
     }
 
     async fn follow_once(&self) -> Result<(), CatchUpError> {
-        let read = self.log.read(self.follower.with(Replica::position), Wait::ForNews).await?;
+        let read = self.follower.read(&self.log, Wait::ForNews).await?;
         self.follower.follow(read.records.iter().map(|(offset, record)| (*offset, record.as_slice())))?;
         Ok(())
     }
@@ -230,6 +232,7 @@ impl Kafka {
             Err(error) => {
                 tracing::error!(queue = self.log.name(), %error, "the topic cannot be read anew; tried again");
                 sleep(FOLLOW_PAUSE).await;
+                self.follower.doubted.notify_one();
             }
         }
     }

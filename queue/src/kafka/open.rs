@@ -51,8 +51,10 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<Kafk
 fn refused(queue: &str, error: LogError) -> OpenError {
     let queue = queue.to_owned();
     match error {
-        LogError::Away(reason) => OpenError::Unreachable { queue, reason },
-        LogError::NoTopic(topic) => OpenError::Missing { queue, missing: format!("topic {topic}") },
+        // A topic that was made a moment ago is not known to all servers at once.
+        error @ (LogError::Away(_) | LogError::NoTopic(_)) => {
+            OpenError::Unreachable { queue, reason: error.to_string() }
+        }
         error => OpenError::Refused { queue, reason: error.to_string() },
     }
 }
