@@ -191,5 +191,10 @@ missing=$(missing_packages)
 # shellcheck disable=SC2086 # one word per package
 [ -z "$missing" ] || install_packages $missing
 check_rust
-case "$mode" in test | fleet) install_nextest && install_servers ;; esac
+case "$mode" in
+    test | fleet)
+        install_nextest
+        install_servers
+        ;;
+esac
 [ "$mode" = build ] || start_docker
