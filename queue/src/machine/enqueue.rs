@@ -1,5 +1,7 @@
 //! Taking messages in, once each.
 
+use std::collections::HashSet;
+
 use kiln_shared::queue::{Enqueued, NewMessage, QueueError};
 
 use super::Machine;
@@ -15,7 +17,7 @@ impl Machine {
     ) -> Result<(Vec<Enqueued>, Effect), QueueError> {
         if let Some(messages_max) = messages_max
             && !messages.iter().all(|message| message.tells_an_end)
-            && self.store.unfinished() + messages.len() as u64 > messages_max
+            && self.store.unfinished() + self.count_new(&messages) > messages_max
         {
             return Err(QueueError::Full { messages_max });
         }
@@ -33,6 +35,19 @@ impl Machine {
         });
         let enqueued = enqueued.collect();
         Ok((enqueued, effect))
+    }
+
+    /// How many of the messages are not there yet; those of one id or key once.
+    fn count_new(&self, messages: &[NewMessage]) -> u64 {
+        let (mut ids, mut keys) = (HashSet::new(), HashSet::new());
+        let mut count = 0;
+        for message in messages {
+            let is_first = ids.insert(message.id);
+            let key = message.idempotency_key.as_deref();
+            let has_new_key = key.is_none_or(|key| keys.insert((message.function_id, key)));
+            count += u64::from(is_first && has_new_key && self.known(message).is_none());
+        }
+        count
     }
 
     fn known(&self, new: &NewMessage) -> Option<&Message> {

@@ -12,9 +12,6 @@ use kiln_shared::queue::Priority;
 use crate::engine::{Row, stored};
 use crate::fair::Lane;
 
-/// Most lanes that one reserve looks at.
-const LANES_MAX: usize = 10_000;
-
 /// A message with what it carries.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
@@ -185,11 +182,10 @@ impl Store {
 
     /// The lanes whose first message is due.
     pub(super) fn lanes(&self, now: i64) -> impl Iterator<Item = Lane> {
-        let due = self.waiting.iter().filter_map(move |(&(priority, function_id), waiting)| {
+        self.waiting.iter().filter_map(move |(&(priority, function_id), waiting)| {
             let &(due_millis, _) = waiting.first()?;
             (due_millis <= now).then_some(Lane { priority, function_id, due_millis })
-        });
-        due.take(LANES_MAX)
+        })
     }
 
     /// The due messages of a lane in their order.
