@@ -112,39 +112,53 @@ impl Turns {
 pub(crate) struct Selection {
     lanes: Vec<Lane>,
     wanted: usize,
+    /// How many messages of a function that is not preferred are wanted.
+    each_max: usize,
+    /// Functions that are warm at the worker, and how many more messages of each are wanted.
+    preferred: HashMap<FunctionId, usize>,
+    /// How many more are wanted of others of which some were taken.
+    begun: HashMap<FunctionId, usize>,
 }
 
 impl Selection {
     /// Begins with the lanes whose first message is due.
     pub(crate) fn new(lanes: Vec<Lane>, reserve: &Reserve) -> Self {
         let lanes = lanes.into_iter().filter(|lane| reserve.functions.include(lane.function_id)).collect();
-        Self { lanes, wanted: reserve.messages_max }
+        let preferred =
+            reserve.preferred.iter().map(|preferred| (preferred.function, preferred.messages_max));
+        let (preferred, begun) = (preferred.collect(), HashMap::new());
+        Self { lanes, wanted: reserve.messages_max, each_max: reserve.each_max, preferred, begun }
+    }
+
+    /// How many more messages of the function are wanted.
+    fn left_of(&self, function: FunctionId) -> usize {
+        let left = self.preferred.get(&function).or_else(|| self.begun.get(&function));
+        left.copied().unwrap_or(self.each_max).min(self.wanted)
     }
 
     /// The next lanes to take from, in their order; none at the end.
     pub(crate) fn round(&self, reserve: &Reserve, turns: &mut Turns, now_millis: i64) -> Vec<Allotment> {
-        let Some(priority) = self.lanes.iter().map(|lane| lane.priority).max() else { return Vec::new() };
-        if self.wanted == 0 {
-            return Vec::new();
-        }
+        let wanted = self.lanes.iter().map(|lane| (lane, self.left_of(lane.function_id)));
+        let wanted: Vec<(&Lane, usize)> = wanted.filter(|(_, left)| *left > 0).collect();
+        let Some(priority) = wanted.iter().map(|(lane, _)| lane.priority).max() else { return Vec::new() };
         let patience = reserve.preferred_for.as_millis() as i64;
-        let is_first = |lane: &&Lane| {
-            reserve.preferred.contains(&lane.function_id) || now_millis - lane.due_millis > patience
+        let is_first = |(lane, _): &&(&Lane, usize)| {
+            self.preferred.contains_key(&lane.function_id) || now_millis - lane.due_millis > patience
         };
-        let level = || self.lanes.iter().filter(|lane| lane.priority == priority);
-        let mut lanes: Vec<&Lane> = level().filter(is_first).collect();
+        let level = || wanted.iter().filter(|(lane, _)| lane.priority == priority);
+        let mut lanes: Vec<&(&Lane, usize)> = level().filter(is_first).collect();
         if lanes.is_empty() {
             lanes = level().collect();
         }
-        lanes.sort_by_key(|lane| (turns.last(lane.function_id), lane.due_millis, lane.function_id));
+        lanes.sort_by_key(|(lane, _)| (turns.last(lane.function_id), lane.due_millis, lane.function_id));
         lanes.truncate(self.wanted);
         let (each, more) = (self.wanted / lanes.len(), self.wanted % lanes.len());
-        let allotments = lanes.into_iter().enumerate().map(|(place, lane)| {
+        let allotments = lanes.into_iter().enumerate().map(|(place, (lane, left))| {
             turns.serve(lane.function_id);
             Allotment {
                 priority,
                 function_id: lane.function_id,
-                messages_max: each + usize::from(place < more),
+                messages_max: (each + usize::from(place < more)).min(*left),
             }
         });
         allotments.collect()
@@ -153,6 +167,11 @@ impl Selection {
     /// Tells how many messages an allotment gave. A lane that gave less is empty.
     pub(crate) fn took(&mut self, allotment: &Allotment, messages: usize) {
         self.wanted = self.wanted.saturating_sub(messages);
+        let left = match self.preferred.get_mut(&allotment.function_id) {
+            Some(left) => left,
+            None => self.begun.entry(allotment.function_id).or_insert(self.each_max),
+        };
+        *left = left.saturating_sub(messages);
         if messages < allotment.messages_max {
             self.lanes.retain(|lane| {
                 (lane.priority, lane.function_id) != (allotment.priority, allotment.function_id)
@@ -169,7 +188,7 @@ impl Selection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_shared::queue::Functions;
+    use kiln_shared::queue::{Functions, Preferred};
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -179,6 +198,11 @@ mod tests {
 
     fn reserve(messages_max: usize) -> Reserve {
         Reserve::new("node", messages_max, Duration::from_secs(30))
+    }
+
+    fn preferred(numbers: impl IntoIterator<Item = u32>) -> Vec<Preferred> {
+        let of = |number| Preferred { function: function(number), messages_max: usize::MAX };
+        numbers.into_iter().map(of).collect()
     }
 
     /// Messages waiting per lane, all due at 0, from which a reserve takes.
@@ -244,7 +268,7 @@ mod tests {
     #[test]
     fn a_higher_priority_goes_first_whatever_is_preferred() {
         let mut waiting = Waiting::of(&[(0, 1, 5), (2, 2, 3)]);
-        let reserve = Reserve { preferred: vec![function(1)], ..reserve(4) };
+        let reserve = Reserve { preferred: preferred([1]), ..reserve(4) };
         let taken = waiting.take(&reserve, &mut Turns::default(), 0);
         assert_eq!((count(&taken[..3], 2), count(&taken, 1)), (3, 1));
     }
@@ -252,10 +276,20 @@ mod tests {
     #[test]
     fn preferred_functions_go_first_until_another_has_waited_too_long() {
         let mut waiting = Waiting::of(&[(0, 1, 100), (0, 2, 100)]);
-        let reserve = Reserve { preferred: vec![function(1)], ..reserve(2) };
+        let reserve = Reserve { preferred: preferred([1]), ..reserve(2) };
         let mut turns = Turns::default();
         assert_eq!(count(&waiting.take(&reserve, &mut turns, 1_000), 1), 2);
         assert_eq!(count(&waiting.take(&reserve, &mut turns, 1_001), 1), 1);
+    }
+
+    #[test]
+    fn of_no_function_more_is_taken_than_wanted_of_it() {
+        let mut waiting = Waiting::of(&[(0, 1, 100), (2, 1, 3), (0, 2, 100), (0, 3, 100)]);
+        let burst = Preferred { function: function(1), messages_max: 7 };
+        let none = Preferred { function: function(3), messages_max: 0 };
+        let reserve = Reserve { preferred: vec![burst, none], each_max: 2, ..reserve(50) };
+        let taken = waiting.take(&reserve, &mut Turns::default(), 0);
+        assert_eq!([1, 2, 3].map(|number| count(&taken, number)), [7, 2, 0], "whatever their priorities");
     }
 
     #[test]
@@ -313,13 +347,24 @@ mod tests {
         fn a_reserve_takes_as_much_as_there_is_and_never_more(
             lanes in proptest::collection::vec((0..3u8, 0..6u32, 0..20usize), 0..12),
             wanted in 1..60usize,
-            preferred in proptest::collection::vec(0..6u32, 0..3),
+            preferred in proptest::collection::hash_map(0..6u32, 0..30usize, 0..3),
+            each_max in 0..30usize,
         ) {
             let mut waiting = Waiting::of(&lanes);
-            let there: usize = waiting.0.values().sum();
-            let preferred = preferred.into_iter().map(function).collect();
-            let taken = waiting.take(&Reserve { preferred, ..reserve(wanted) }, &mut Turns::default(), 0);
+            let preferred = preferred
+                .into_iter()
+                .map(|(number, messages_max)| Preferred { function: function(number), messages_max });
+            let reserve = Reserve { preferred: preferred.collect(), each_max, ..reserve(wanted) };
+            let of = |number| -> usize {
+                let lanes = waiting.0.iter().filter(|((_, function_id), _)| *function_id == function(number));
+                lanes.map(|(_, messages)| messages).sum()
+            };
+            let there: usize = (0..6).map(|number| of(number).min(reserve.most_of(function(number)))).sum();
+            let taken = waiting.take(&reserve, &mut Turns::default(), 0);
             prop_assert_eq!(taken.len(), there.min(wanted));
+            for number in 0..6 {
+                prop_assert!(count(&taken, number) <= reserve.most_of(function(number)));
+            }
             prop_assert!(taken.windows(2).all(|pair| pair[0].0 >= pair[1].0));
         }
     }

@@ -4,14 +4,21 @@
 //! messages ahead of each, and new containers may be started as far as the share of queued work goes. Messages for those
 //! are taken one by one, and none of a function some of whose messages wait for a container already: nobody knows whether
 //! its calls are long, and other nodes may have room for them.
+//!
+//! Of each function no more is taken than its own containers can do with, so that one with very many messages leaves room for
+//! the next message of every other one; and when it has enough, it is left out of the question for more, which then waits
+//! for the others.
 
 use std::collections::HashMap;
 
 use kiln_shared::ids::FunctionId;
+use kiln_shared::queue::Preferred;
 use kiln_shared::report::NodeReport;
 
 use super::pace::Paces;
 
+/// Most messages of one function that has no container here.
+pub(super) const COLD_MAX: usize = 1;
 /// Most functions that are named as not to be taken: few of those a source may be told of.
 const EXCEPT_MAX: usize = 256;
 /// What a container of unknown size is taken to need, in MiB.
@@ -53,15 +60,15 @@ pub(super) enum Room {
     None,
     /// Messages of functions that have a container here.
     Warm {
-        /// The functions.
-        functions: Vec<FunctionId>,
+        /// The functions, and how many messages of each.
+        functions: Vec<Preferred>,
         /// How many messages.
         messages: usize,
     },
     /// Messages of any function, those that have a container here first.
     Any {
-        /// Functions that have one.
-        warm: Vec<FunctionId>,
+        /// Functions that have one, and how many messages of each. Of others, [`COLD_MAX`].
+        warm: Vec<Preferred>,
         /// Functions of which none may be taken, in order.
         except: Vec<FunctionId>,
         /// How many messages.
@@ -104,7 +111,7 @@ impl Room {
         if !has_cold_room {
             return warm.room(left);
         }
-        let mut except: Vec<_> = warm.unhoused.into_keys().chain(unfit).collect();
+        let mut except: Vec<_> = warm.unhoused.into_keys().chain(warm.enough).chain(unfit).collect();
         except.sort_unstable();
         except.dedup();
         except.truncate(EXCEPT_MAX);
@@ -114,10 +121,18 @@ impl Room {
     /// One of so many equal parts, rounded up.
     pub(super) fn part(self, of: usize) -> Self {
         let part = |messages: usize| messages.div_ceil(of.max(1));
+        let part_each = |mut functions: Vec<Preferred>| {
+            functions.iter_mut().for_each(|function| function.messages_max = part(function.messages_max));
+            functions
+        };
         match self {
             Self::None => Self::None,
-            Self::Warm { functions, messages } => Self::Warm { functions, messages: part(messages) },
-            Self::Any { warm, except, messages } => Self::Any { warm, except, messages: part(messages) },
+            Self::Warm { functions, messages } => {
+                Self::Warm { functions: part_each(functions), messages: part(messages) }
+            }
+            Self::Any { warm, except, messages } => {
+                Self::Any { warm: part_each(warm), except, messages: part(messages) }
+            }
         }
     }
 
@@ -125,13 +140,26 @@ impl Room {
     pub(super) fn is_other_than(&self, asked: &Self) -> bool {
         match (asked, self) {
             (
-                Self::Any { except: asked, messages: asked_messages, .. },
-                Self::Any { except: now, messages: now_messages, .. },
-            )
-            | (
+                Self::Any { except: asked_except, messages: asked_messages, warm: asked },
+                Self::Any { except, messages, warm },
+            ) => {
+                let now: HashMap<FunctionId, usize> =
+                    warm.iter().map(|warm| (warm.function, warm.messages_max)).collect();
+                let most = |function: FunctionId| now.get(&function).copied().unwrap_or(COLD_MAX);
+                let is_less = |asked: &Preferred| most(asked.function) < asked.messages_max;
+                asked_except != except || messages < asked_messages || asked.iter().any(is_less)
+            }
+            (
                 Self::Warm { functions: asked, messages: asked_messages },
-                Self::Warm { functions: now, messages: now_messages },
-            ) => asked != now || now_messages < asked_messages,
+                Self::Warm { functions, messages },
+            ) => {
+                let is_other = |(asked, now): (&Preferred, &Preferred)| {
+                    asked.function != now.function || now.messages_max < asked.messages_max
+                };
+                asked.len() != functions.len()
+                    || messages < asked_messages
+                    || asked.iter().zip(functions).any(is_other)
+            }
             _ => true,
         }
     }
@@ -139,10 +167,12 @@ impl Room {
 
 /// What containers that exist can do.
 struct Warm {
-    /// Functions whose containers can do with more.
-    functions: Vec<FunctionId>,
+    /// Functions whose containers can do with more, and with how much.
+    functions: Vec<Preferred>,
     /// How many messages they can do with.
     messages: usize,
+    /// Functions whose containers have enough for now.
+    enough: Vec<FunctionId>,
     /// Messages that wait for containers which do not exist yet, by function; no function has none.
     unhoused: HashMap<FunctionId, usize>,
 }
@@ -166,13 +196,19 @@ impl Warm {
             .iter()
             .map(|(function, waiting)| (*function, waiting.saturating_sub(ahead(*function))));
         let unhoused = unhoused.filter(|(_, messages)| *messages > 0).collect();
-        let mut messages = 0;
-        functions.retain(|function| {
-            let more = ahead(*function).saturating_sub(waiting(*function));
-            messages += more;
-            more > 0
-        });
-        Self { functions, messages, unhoused }
+        let (mut preferred, mut enough) = (Vec::with_capacity(functions.len()), Vec::new());
+        for function in functions {
+            let ahead = ahead(function);
+            let more = ahead.saturating_sub(waiting(function));
+            // Asked for by the half of what is taken ahead, not one by one as they end.
+            if more > 0 && more >= ahead / 2 {
+                preferred.push(Preferred { function, messages_max: more });
+            } else if more > 0 {
+                enough.push(function);
+            }
+        }
+        let messages = preferred.iter().map(|function| function.messages_max).sum();
+        Self { functions: preferred, messages, enough, unhoused }
     }
 
     fn room(self, left: usize) -> Room {
@@ -320,9 +356,40 @@ mod tests {
         paces.ran(quick.id, Duration::from_millis(10));
         paces.ran(slow.id, Duration::from_secs(9));
         let room = |held: &Held| Room::of(&report, held, &paces, std::iter::empty(), SHARES);
-        assert_eq!(room(&Held::default()), Room::Warm { functions: vec![quick.id, slow.id], messages: 6 });
+        let of = |function: &FunctionReport, messages_max| Preferred { function: function.id, messages_max };
+        let both = Room::Warm { functions: vec![of(&quick, 5), of(&slow, 1)], messages: 6 };
+        assert_eq!(room(&Held::default()), both);
         let held = held_of(slow.id, 2, 1, 128);
-        assert_eq!(room(&held), Room::Warm { functions: vec![quick.id], messages: 5 });
+        assert_eq!(room(&held), Room::Warm { functions: vec![of(&quick, 5)], messages: 5 });
+    }
+
+    #[test]
+    fn a_function_that_has_enough_for_now_is_left_out_until_half_of_it_is_done() {
+        let function = containers_of(0, 1, 0);
+        let (report, mut paces) = (report(64, 0, vec![function]), Paces::default());
+        paces.ran(function.id, Duration::from_millis(5));
+        let room = |waiting| {
+            let held = held_of(function.id, waiting + 1, waiting, 64);
+            Room::of(&report, &held, &paces, std::iter::empty(), SHARES)
+        };
+        let left_out = Room::Any { warm: Vec::new(), except: vec![function.id], messages: 1 };
+        assert_eq!([room(9), room(6)], [left_out.clone(), left_out]);
+        let warm = vec![Preferred { function: function.id, messages_max: 5 }];
+        assert_eq!(room(5), Room::Any { warm, except: Vec::new(), messages: 6 });
+    }
+
+    #[test]
+    fn a_question_is_asked_again_when_there_is_less_room_for_one_of_its_functions() {
+        let [one, other] = [FunctionId::generate(), FunctionId::generate()];
+        let any = |most: &[(FunctionId, usize)]| {
+            let warm = most.iter().map(|&(function, messages_max)| Preferred { function, messages_max });
+            Room::Any { warm: warm.collect(), except: Vec::new(), messages: 9 }
+        };
+        let asked = any(&[(one, 3), (other, 5)]);
+        assert!(
+            any(&[(one, 3), (other, 4)]).is_other_than(&asked) && any(&[(other, 5)]).is_other_than(&asked)
+        );
+        assert!(!any(&[(other, 7), (one, 3)]).is_other_than(&asked));
     }
 
     #[test]
@@ -342,7 +409,7 @@ mod tests {
         let function = containers_of(2, 5, 0);
         let report = report(1000, 150, vec![function]);
         let Room::Warm { functions, messages } = room(&report, &Held::default()) else { panic!("not warm") };
-        assert_eq!((functions, messages), (vec![function.id], 7));
+        assert_eq!((functions, messages), (vec![Preferred { function: function.id, messages_max: 7 }], 7));
     }
 
     #[test]
@@ -350,7 +417,7 @@ mod tests {
         let (idle, busy) = (containers_of(1, 0, 0), containers_of(0, 8, 0));
         let report = report(900, 100, vec![idle, busy]);
         let Room::Warm { functions, .. } = room(&report, &held(8, 0, 800)) else { panic!("not warm") };
-        assert_eq!(functions, [busy.id]);
+        assert_eq!(functions.iter().map(|function| function.function).collect::<Vec<_>>(), [busy.id]);
     }
 
     #[test]

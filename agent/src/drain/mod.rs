@@ -18,15 +18,15 @@ use std::time::Duration;
 
 use kiln_shared::ids::{CallId, FunctionId};
 use kiln_shared::queue::{
-    FUNCTIONS_MAX, Finished, Held, Outcome, QueueError, Reserve, Retry, Settled, Work, WorkSource,
+    FUNCTIONS_MAX, Finished, Held, Outcome, Preferred, QueueError, Reserve, Retry, Settled, Work, WorkSource,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::budget::Room;
 pub use self::budget::Shares;
+use self::budget::{COLD_MAX, Room};
 use self::held::{End, HeldMessages, SourceName};
 use self::pace::Paces;
 use self::unfit::Unfit;
@@ -323,11 +323,13 @@ impl Shared {
 
     fn ask_for(&self, room: &Room) -> Option<Reserve> {
         use kiln_shared::queue::Functions;
-        let named = |functions: &[FunctionId]| functions[..functions.len().min(FUNCTIONS_MAX)].to_vec();
+        let named = |functions: &[Preferred]| functions[..functions.len().min(FUNCTIONS_MAX)].to_vec();
         let (preferred, functions, messages) = match room {
             Room::None => return None,
             Room::Warm { functions, messages } => {
-                (named(functions), Functions::Only(named(functions)), *messages)
+                let preferred = named(functions);
+                let only = preferred.iter().map(|preferred| preferred.function).collect();
+                (preferred, Functions::Only(only), *messages)
             }
             Room::Any { warm, except, messages } if except.is_empty() => {
                 (named(warm), Functions::All, *messages)
@@ -337,7 +339,7 @@ impl Shared {
             }
         };
         let asked = Reserve::new(self.worker.clone(), messages, self.config.lease);
-        Some(Reserve { preferred, functions, ..asked })
+        Some(Reserve { preferred, functions, each_max: COLD_MAX, ..asked })
     }
 }
 

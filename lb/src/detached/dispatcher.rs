@@ -232,7 +232,7 @@ impl Dispatcher {
             let asked = Reserve { functions, messages_max, ..reserve.clone() };
             let reserved = self.shared.reserve(&asked, Takes::Some, Duration::ZERO, enough).await?;
             if let Some(function) = function
-                && reserved.len() < messages_max
+                && reserved.len() < messages_max.min(asked.most_of(function))
             {
                 self.shared.limited().is_through(function);
             }
@@ -517,7 +517,13 @@ fn config_bytes_of(function: &Function) -> usize {
 /// True if a reserve that gave this has left nothing behind: it gave less than was asked for, and not because of bytes.
 fn is_all_there_is(reserve: &Reserve, reserved: &[Reserved]) -> bool {
     let bytes: usize = reserved.iter().map(|message| message.payload.len()).sum();
-    reserved.len() < reserve.messages_max && bytes + PAYLOAD_BYTES_MAX <= BATCH_BYTES_MAX
+    let mut of_each: HashMap<FunctionId, usize> = HashMap::new();
+    for message in reserved {
+        *of_each.entry(message.function_id).or_default() += 1;
+    }
+    reserved.len() < reserve.messages_max
+        && bytes + PAYLOAD_BYTES_MAX <= BATCH_BYTES_MAX
+        && of_each.into_iter().all(|(function, messages)| messages < reserve.most_of(function))
 }
 
 impl WorkSource for Dispatcher {

@@ -100,7 +100,7 @@ impl Machine {
     /// True if the reserve would give something, or end leases or deadlines.
     pub(crate) fn has_work(&self, reserve: &Reserve, now_millis: i64) -> bool {
         let now = self.latest_millis.max(now_millis);
-        self.has_ended(now) || self.store.lanes(now).any(|lane| reserve.functions.include(lane.function_id))
+        self.has_ended(now) || self.store.lanes(now).any(|lane| reserve.wants(lane.function_id))
     }
 
     /// True if leases or deadlines have ended.

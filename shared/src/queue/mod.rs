@@ -29,7 +29,8 @@ use std::time::Duration;
 pub use error::QueueError;
 pub use message::{Enqueued, NewMessage, Priority, Reserved};
 pub use operations::{
-    Cancelled, Functions, Held, Outcome, Purge, Receipt, Redrive, Reserve, Retry, Settled, Settlement,
+    Cancelled, Functions, Held, Outcome, Preferred, Purge, Receipt, Redrive, Reserve, Retry, Settled,
+    Settlement,
 };
 pub use policy::{Destination, DetachedPolicy, NoDestination, RetryInput};
 pub use retry::RetryPolicy;

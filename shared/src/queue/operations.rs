@@ -57,11 +57,22 @@ pub struct Reserve {
     /// How long the worker has them unless it renews.
     pub lease: Duration,
     /// Functions that are warm at the worker: theirs go first within a priority...
-    pub preferred: Vec<FunctionId>,
+    pub preferred: Vec<Preferred>,
     /// ...but not before a message of another function that has been due for longer than this.
     pub preferred_for: Duration,
+    /// Most messages of each function that is not preferred.
+    pub each_max: usize,
     /// Which functions at all.
     pub functions: Functions,
+}
+
+/// A function whose messages a worker would rather have than others'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preferred {
+    /// The function.
+    pub function: FunctionId,
+    /// Most messages of it.
+    pub messages_max: usize,
 }
 
 impl Reserve {
@@ -73,8 +84,20 @@ impl Reserve {
             lease,
             preferred: Vec::new(),
             preferred_for: Duration::from_secs(1),
+            each_max: messages_max,
             functions: Functions::All,
         }
+    }
+
+    /// True if any message of the function is taken.
+    pub fn wants(&self, function: FunctionId) -> bool {
+        self.functions.include(function) && self.most_of(function) > 0
+    }
+
+    /// Most messages of this function, if it is taken at all.
+    pub fn most_of(&self, function: FunctionId) -> usize {
+        let preferred = self.preferred.iter().find(|preferred| preferred.function == function);
+        preferred.map_or(self.each_max, |preferred| preferred.messages_max)
     }
 
     /// Checks it against every limit of the queue.

@@ -56,6 +56,21 @@ async fn one_who_leaves_functions_out_and_finds_nothing_does_not_keep_others_fro
 }
 
 #[tokio::test]
+async fn one_who_wants_little_of_each_function_does_not_keep_others_from_asking() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let queue = queue_in(&folder).await;
+    let (table, function) = demo(&json!({}));
+    let dispatcher = Dispatcher::new(Arc::clone(&queue), Known::of(table.reader()));
+    let new = || NewMessage::new(CallId::generate(), function, AppId::generate(), "x");
+    queue.enqueue((0..4).map(|_| new()).collect()).await.expect("stored");
+    for left in [3, 2, 1] {
+        let reserve = Reserve { each_max: 1, ..Reserve::new("n", 9, Duration::from_mins(1)) };
+        let taken = dispatcher.take(reserve, Duration::ZERO, CancellationToken::new()).await;
+        assert_eq!(taken.expect("answers").len(), 1, "with {left} behind it");
+    }
+}
+
+#[tokio::test]
 async fn of_a_function_with_a_limit_no_more_is_given_out_than_may_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let queue = queue_in(&folder).await;

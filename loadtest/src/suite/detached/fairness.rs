@@ -45,11 +45,18 @@ pub(super) fn run(bench: &Bench, stage: &Stage) -> Result<Vec<Row>> {
             .beside("without it", of(&|round| percentile(&round.alone, share)))
             .ratio(of(&|round| round.ratio(share)))
     };
+    let draining = |name: &str, share: f64| {
+        Row::of(name, of(&|round| percentile(&round.draining, share)))
+            .beside("without it", of(&|round| percentile(&round.alone, share)))
+            .ratio(of(&|round| round.draining_ratio(share)))
+    };
     let drained_per_s = of(&|round: &Round| bench.messages as f64 / round.drained_s);
     Ok(vec![
         row(&format!("fairness: others' enqueue to start, burst of {}, p50 (ms)", bench.messages), 0.5),
         row("fairness: the same, p99 (ms)", 0.99).goal(Goal::RatioMax(1.1)),
         row("fairness: the same, largest (ms)", 1.0),
+        draining("fairness: others' enqueue to start when the burst was only drained, p50 (ms)", 0.5),
+        draining("fairness: the same, p99 (ms)", 0.99),
         Row::of(
             "fairness: others' way in alone, until accepted, p50 (ms)",
             of(&|round| median(&round.accepting_during)),
@@ -106,6 +113,7 @@ fn round(bench: &Bench, stage: &Stage, burst: &str, others: &[String]) -> Result
     Ok(Round {
         alone: in_time(start_us, flooded_us, whole),
         during: in_time(flooded_us, drained_us, whole),
+        draining: in_time(accepted_us, drained_us, whole),
         accepting_alone: in_time(start_us, flooded_us, |wait| wait.accepted_ms),
         accepting_during: in_time(flooded_us, drained_us, |wait| wait.accepted_ms),
         waits: waits.iter().map(|wait| (seconds(wait.sent_us), wait.ms)).collect(),

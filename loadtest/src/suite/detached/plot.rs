@@ -22,9 +22,11 @@ pub(super) struct Round {
     pub(super) alone: Vec<f64>,
     /// Waits of others from the burst's first message until its last had ended, in milliseconds.
     pub(super) during: Vec<f64>,
+    /// Of these, the ones of calls that were sent when all of the burst had been accepted.
+    pub(super) draining: Vec<f64>,
     /// Of the first, the time until they were accepted.
     pub(super) accepting_alone: Vec<f64>,
-    /// Of the second, the time until they were accepted.
+    /// Of those during the burst, the time until they were accepted.
     pub(super) accepting_during: Vec<f64>,
     /// All waits, by when the call was sent.
     pub(super) waits: Vec<(f64, f64)>,
@@ -42,6 +44,11 @@ impl Round {
     /// A percentile of the waits during the burst over the same without it.
     pub(super) fn ratio(&self, share: f64) -> f64 {
         percentile(&self.during, share) / percentile(&self.alone, share)
+    }
+
+    /// The same while the burst was only drained.
+    pub(super) fn draining_ratio(&self, share: f64) -> f64 {
+        percentile(&self.draining, share) / percentile(&self.alone, share)
     }
 
     /// A percentile of the waits in each piece of time, at its middle.

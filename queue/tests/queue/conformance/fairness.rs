@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use kiln_shared::ids::FunctionId;
-use kiln_shared::queue::{Functions, NewMessage, Priority, Reserve, Reserved};
+use kiln_shared::queue::{Functions, NewMessage, Preferred, Priority, Reserve, Reserved};
 
 use super::{Bench, LEASE, ids, message, messages};
 
@@ -49,7 +49,7 @@ pub(super) async fn preferred_functions_go_first_but_not_for_ever(bench: Bench) 
     queue.enqueue(messages(cold, 5)).await;
     queue.enqueue(messages(warm, 50)).await;
     let reserve = Reserve {
-        preferred: vec![warm],
+        preferred: vec![Preferred { function: warm, messages_max: 100 }],
         preferred_for: Duration::from_secs(10),
         ..Reserve::new("worker", 10, LEASE)
     };
@@ -63,6 +63,22 @@ pub(super) async fn preferred_functions_go_first_but_not_for_ever(bench: Bench) 
     queue.enqueue(messages(cold, 1)).await;
     let given = queue.reserve(last).await;
     assert_eq!((count(&given, warm), count(&given, cold)), (35, 1));
+}
+
+pub(super) async fn a_worker_gets_no_more_of_a_function_than_it_wants(bench: Bench) {
+    let queue = bench.open().await;
+    let (burst, other) = (FunctionId::generate(), FunctionId::generate());
+    queue.enqueue(messages(burst, 50)).await;
+    queue.enqueue(messages(other, 50)).await;
+    let reserve = Reserve {
+        preferred: vec![Preferred { function: burst, messages_max: 9 }],
+        each_max: 3,
+        ..Reserve::new("worker", 100, LEASE)
+    };
+    for _ in 0..2 {
+        let given = queue.reserve(reserve.clone()).await;
+        assert_eq!((count(&given, burst), count(&given, other)), (9, 3));
+    }
 }
 
 pub(super) async fn a_worker_gets_only_the_functions_it_wants(bench: Bench) {

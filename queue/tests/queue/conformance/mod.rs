@@ -55,6 +55,7 @@ macro_rules! for_each_fact {
                 a_batch_is_shared_between_functions
                 preferred_functions_go_first_but_not_for_ever
                 a_worker_gets_only_the_functions_it_wants
+                a_worker_gets_no_more_of_a_function_than_it_wants
                 functions_that_wait_for_their_time_hide_nobody
                 very_many_functions_hide_nobody
             }
