@@ -43,6 +43,11 @@ pub struct NodeArgs {
     #[arg(long, env = "KILN_QUEUED_HIGH_WATER_PERCENT", value_name = "PERCENT", default_value_t = 80,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     pub queued_high_water_percent: u8,
+    /// While something has to wait for a processor in more than this part of the time, in percent, only idle containers
+    /// get queued calls; 100 is never
+    #[arg(long, env = "KILN_QUEUED_CPU_PRESSURE_PERCENT", value_name = "PERCENT", default_value_t = 50,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub queued_cpu_pressure_percent: u8,
     /// Most queued calls that this node has at a time, those that run included
     #[arg(long, env = "KILN_QUEUED_CALLS_MAX", value_name = "CALLS", default_value_t = 256,
         value_parser = clap::value_parser!(u16).range(1..))]
@@ -67,6 +72,7 @@ impl NodeArgs {
         let shares = Shares {
             memory_percent: self.queued_memory_percent,
             high_water_percent: self.queued_high_water_percent,
+            cpu_pressure_percent: self.queued_cpu_pressure_percent,
             messages_max: usize::from(self.queued_calls_max),
             payload_bytes_max: u64::from(self.queued_bodies_mib) << 20,
         };

@@ -8,6 +8,9 @@
 //! Of each function no more is taken than its own containers can do with, so that one with very many messages leaves room for
 //! the next message of every other one; and when it has enough, it is left out of the question for more, which then waits
 //! for the others.
+//!
+//! While processors are pressed, nothing is taken ahead: a function gets its next message when a container of it is idle. What
+//! runs already takes its time, and the next message of another function must not wait behind more of it.
 
 use std::collections::HashMap;
 
@@ -31,6 +34,9 @@ pub struct Shares {
     pub memory_percent: u8,
     /// No container is started for queued work while this part of the node's memory is in use, in percent.
     pub high_water_percent: u8,
+    /// Only idle containers get queued work while something has to wait for a processor in more than this part of the time, in
+    /// percent; 100 is never.
+    pub cpu_pressure_percent: u8,
     /// Most messages that the node has at a time, those that run included.
     pub messages_max: usize,
     /// Nothing is taken while the bodies of the messages that the node has are longer together, in bytes. What was asked for
@@ -47,10 +53,14 @@ pub(super) struct Held {
     pub(super) running: usize,
     /// Of these, the ones that wait for a container, by function.
     pub(super) waiting: HashMap<FunctionId, usize>,
+    /// Of these, the ones that have not ended, by function.
+    pub(super) unfinished: HashMap<FunctionId, usize>,
     /// Memory of the containers of those that run, in MiB.
     pub(super) memory_mib: u64,
     /// Bodies of those that have not ended, in bytes.
     pub(super) payload_bytes: u64,
+    /// Processors are pressed.
+    pub(super) is_pressed: bool,
 }
 
 /// What may be taken.
@@ -200,10 +210,19 @@ impl Warm {
         for function in functions {
             let ahead = ahead(function);
             let more = ahead.saturating_sub(waiting(function));
+            if more == 0 {
+                continue;
+            }
             // Asked for by the half of what is taken ahead, not one by one as they end.
-            if more > 0 && more >= ahead / 2 {
+            let (more, more_min) = if held.is_pressed {
+                let unfinished = held.unfinished.get(&function).copied().unwrap_or(0);
+                (more.min(containers.get(&function).copied().unwrap_or(0).saturating_sub(unfinished)), 1)
+            } else {
+                (more, ahead / 2)
+            };
+            if more > 0 && more >= more_min {
                 preferred.push(Preferred { function, messages_max: more });
-            } else if more > 0 {
+            } else {
                 enough.push(function);
             }
         }
@@ -232,8 +251,13 @@ mod tests {
 
     use super::*;
 
-    const SHARES: Shares =
-        Shares { memory_percent: 80, high_water_percent: 80, messages_max: 64, payload_bytes_max: 1 << 20 };
+    const SHARES: Shares = Shares {
+        memory_percent: 80,
+        high_water_percent: 80,
+        cpu_pressure_percent: 100,
+        messages_max: 64,
+        payload_bytes_max: 1 << 20,
+    };
 
     fn report(committed_mib: u64, idle_mib: u64, functions: Vec<FunctionReport>) -> NodeReport {
         NodeReport {
@@ -268,8 +292,9 @@ mod tests {
             messages,
             running: messages - waiting,
             waiting: HashMap::from([(function, waiting)]),
+            unfinished: HashMap::from([(function, messages)]),
             memory_mib,
-            payload_bytes: 0,
+            ..Held::default()
         }
     }
 
@@ -357,17 +382,17 @@ mod tests {
         paces.ran(slow.id, Duration::from_secs(9));
         let room = |held: &Held| Room::of(&report, held, &paces, std::iter::empty(), SHARES);
         let of = |function: &FunctionReport, messages_max| Preferred { function: function.id, messages_max };
-        let both = Room::Warm { functions: vec![of(&quick, 5), of(&slow, 1)], messages: 6 };
+        let both = Room::Warm { functions: vec![of(&quick, 2), of(&slow, 1)], messages: 3 };
         assert_eq!(room(&Held::default()), both);
         let held = held_of(slow.id, 2, 1, 128);
-        assert_eq!(room(&held), Room::Warm { functions: vec![of(&quick, 5)], messages: 5 });
+        assert_eq!(room(&held), Room::Warm { functions: vec![of(&quick, 2)], messages: 2 });
     }
 
     #[test]
     fn a_function_that_has_enough_for_now_is_left_out_until_half_of_it_is_done() {
         let function = containers_of(0, 1, 0);
         let (report, mut paces) = (report(64, 0, vec![function]), Paces::default());
-        paces.ran(function.id, Duration::from_millis(5));
+        paces.ran(function.id, Duration::from_millis(2));
         let room = |waiting| {
             let held = held_of(function.id, waiting + 1, waiting, 64);
             Room::of(&report, &held, &paces, std::iter::empty(), SHARES)
@@ -376,6 +401,27 @@ mod tests {
         assert_eq!([room(9), room(6)], [left_out.clone(), left_out]);
         let warm = vec![Preferred { function: function.id, messages_max: 5 }];
         assert_eq!(room(5), Room::Any { warm, except: Vec::new(), messages: 6 });
+    }
+
+    #[test]
+    fn while_processors_are_pressed_only_idle_containers_get_a_message() {
+        let (burst, other) = (containers_of(1, 1, 0), containers_of(1, 0, 0));
+        let (report, mut paces) = (report(192, 128, vec![burst, other]), Paces::default());
+        for function in [burst.id, other.id] {
+            paces.ran(function, Duration::from_millis(1));
+        }
+        let room = |held: Held| {
+            let held = Held { is_pressed: true, ..held };
+            match Room::of(&report, &held, &paces, std::iter::empty(), SHARES) {
+                Room::Any { warm, except, .. } => {
+                    (warm.iter().map(|warm| (warm.function, warm.messages_max)).collect::<Vec<_>>(), except)
+                }
+                room => panic!("{room:?}"),
+            }
+        };
+        assert_eq!(room(Held::default()), (vec![(burst.id, 2), (other.id, 1)], vec![]));
+        assert_eq!(room(held_of(burst.id, 1, 0, 64)), (vec![(burst.id, 1), (other.id, 1)], vec![]));
+        assert_eq!(room(held_of(burst.id, 2, 0, 64)), (vec![(other.id, 1)], vec![burst.id]));
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl HeldMessages {
         let mut sum = budget::Held { messages: self.messages.len(), ..budget::Held::default() };
         for message in self.messages.values() {
             if !matches!(message.stage, Stage::Finished { .. }) {
+                *sum.unfinished.entry(message.function_id).or_default() += 1;
                 sum.payload_bytes += message.payload_bytes;
             }
             match message.stage {

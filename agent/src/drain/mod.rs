@@ -1,7 +1,8 @@
 //! Draining: the node takes queued calls when it has room, runs them, and tells how they ended.
 //!
 //! One [`Drain`] for the node, and one tap for each source of work: the queue of this process, or every linked
-//! balancer. `budget` decides how much is taken, by the `pace` of functions, and of which: not of those that are `unfit`;
+//! balancer. `budget` decides how much is taken, by the `pace` of functions and the `pressure` on processors, and of which:
+//! not of those that are `unfit`;
 //! `held` keeps what the node has, `run` runs one message.
 //!
 //! Invariant: a message that the node has is in `held` from when it is taken until its end is told, and its lease is
@@ -10,6 +11,7 @@
 mod budget;
 mod held;
 mod pace;
+mod pressure;
 mod run;
 mod unfit;
 
@@ -21,7 +23,7 @@ use kiln_shared::queue::{
     FUNCTIONS_MAX, Finished, Held, Outcome, Preferred, QueueError, Reserve, Retry, Settled, Work, WorkSource,
 };
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +31,7 @@ pub use self::budget::Shares;
 use self::budget::{COLD_MAX, Room};
 use self::held::{End, HeldMessages, SourceName};
 use self::pace::Paces;
+use self::pressure::Pressure;
 use self::unfit::Unfit;
 use crate::Agent;
 
@@ -55,6 +58,7 @@ impl Default for DrainConfig {
         let shares = Shares {
             memory_percent: 80,
             high_water_percent: 80,
+            cpu_pressure_percent: 100,
             messages_max: 256,
             payload_bytes_max: 256 << 20,
         };
@@ -76,6 +80,7 @@ struct Shared {
     held: Mutex<HeldMessages>,
     paces: Mutex<Paces>,
     unfit: Mutex<Unfit>,
+    pressure: Mutex<Pressure>,
     /// Something in `held` has changed that the taps must look at.
     changed: Notify,
     /// An end is to be told.
@@ -95,6 +100,7 @@ impl Drain {
             held: Mutex::default(),
             paces: Mutex::default(),
             unfit: Mutex::default(),
+            pressure: Mutex::new(Pressure::new(config.shares.cpu_pressure_percent)),
             changed: Notify::new(),
             ended: Notify::new(),
             tasks: TaskTracker::new(),
@@ -134,10 +140,13 @@ impl Drain {
 
     async fn take(&self, name: &SourceName, source: &dyn WorkSource) {
         let mut reports = self.shared.agent.reports();
+        // Nobody tells when processors are no longer pressed.
+        let mut looks = interval(pressure::WINDOW);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.shared.stop.is_cancelled() {
             // Before the room is judged, so that no change in between is missed.
             let changed = self.shared.changed.notified();
-            let room = {
+            let (room, is_pressed) = {
                 let report = reports.borrow_and_update();
                 if report.draining {
                     self.shared.held().give_up_waiting();
@@ -148,6 +157,7 @@ impl Drain {
                 tokio::select! {
                     () = self.shared.stop.cancelled() => return,
                     () = changed => {}
+                    _ = looks.tick(), if is_pressed => {}
                     changed = reports.changed() => if changed.is_err() { return },
                 }
                 continue;
@@ -157,7 +167,7 @@ impl Drain {
             let mut taken = source.take(reserve, TAKE_WAIT, enough.clone());
             let taken = loop {
                 let changed = self.shared.changed.notified();
-                let now = self.shared.room(&reports.borrow_and_update());
+                let (now, is_pressed) = self.shared.room(&reports.borrow_and_update());
                 if now.is_other_than(&room) {
                     enough.cancel();
                 }
@@ -166,6 +176,7 @@ impl Drain {
                     taken = &mut taken => break taken,
                     () = self.shared.stop.cancelled(), if !enough.is_cancelled() => enough.cancel(),
                     () = changed, if !enough.is_cancelled() => {}
+                    _ = looks.tick(), if is_pressed && !enough.is_cancelled() => {}
                     Ok(()) = reports.changed(), if !enough.is_cancelled() => {}
                 }
             };
@@ -303,14 +314,17 @@ impl Shared {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn room(&self, report: &kiln_shared::report::NodeReport) -> Room {
+    /// What may be taken now, and whether processors are pressed.
+    fn room(&self, report: &kiln_shared::report::NodeReport) -> (Room, bool) {
+        let now = Instant::now();
+        let is_pressed = self.pressure.lock().unwrap_or_else(PoisonError::into_inner).is_high(now);
         let (held, taps) = {
             let held = self.held();
-            (held.sum(), held.tapped())
+            (budget::Held { is_pressed, ..held.sum() }, held.tapped())
         };
         let (paces, unfit) = (self.paces(), self.unfit());
         // All taps ask at the same time.
-        Room::of(report, &held, &paces, unfit.functions(Instant::now()), self.config.shares).part(taps)
+        (Room::of(report, &held, &paces, unfit.functions(now), self.config.shares).part(taps), is_pressed)
     }
 
     fn unfit(&self) -> MutexGuard<'_, Unfit> {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use kiln_shared::ids::FunctionId;
 
 /// How long the work that is taken ahead for a container lasts: some times what it takes to ask for more.
-const AHEAD_TIME: Duration = Duration::from_millis(50);
-/// Most messages that are taken ahead for one container.
-const AHEAD_MAX: usize = 64;
+const AHEAD_TIME: Duration = Duration::from_millis(20);
+/// Most messages that are taken ahead for one container: what is taken at once is run at once, and others wait for a
+/// processor meanwhile.
+const AHEAD_MAX: usize = 16;
 /// Messages that are taken ahead before the function's pace is known: it may be a slow one.
 const AHEAD_UNKNOWN: usize = 1;
 /// Weight of the newest run in a mean.
@@ -55,7 +56,7 @@ mod tests {
         paces.ran(quick, Duration::from_millis(2));
         paces.ran(slow, Duration::from_secs(3));
         let ahead = [quick, slow, unknown].map(|function| paces.ahead(function));
-        assert_eq!(ahead, [25, 1, AHEAD_UNKNOWN]);
+        assert_eq!(ahead, [10, 1, AHEAD_UNKNOWN]);
     }
 
     #[test]
