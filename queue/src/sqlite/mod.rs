@@ -3,6 +3,7 @@
 //! Owns the connections. One task writes, and commits what waits for it together (`writer.rs`): a commit costs a
 //! write to the disk that is waited for, whatever it holds.
 
+mod checkpoint;
 mod insert;
 mod open;
 mod session;

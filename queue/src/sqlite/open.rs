@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Sqlite, writer};
+use super::{Sqlite, checkpoint, writer};
 use crate::engine::{Core, EngineQueue};
 use crate::{OpenError, Options};
 
@@ -28,8 +28,6 @@ pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 const READERS_MAX: u32 = 2;
 /// A reading connection unused for this long is closed.
 const READER_IDLE_MAX: Duration = Duration::from_mins(1);
-/// Pages of 4 KiB that collect in the log of changes before they go to the database.
-const WAL_PAGES_MAX: &str = "4000";
 /// Longest wait for other processes that write; SQLite does not have them take turns.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests that wait for the writer; more callers wait for room.
@@ -51,7 +49,7 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<Sqli
         // A commit is on the disk when it is answered: https://www.sqlite.org/pragma.html#pragma_synchronous
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
-        .pragma("wal_autocheckpoint", WAL_PAGES_MAX)
+        .pragma("wal_autocheckpoint", checkpoint::LOG_PAGES_MAX)
         .pragma("temp_store", "MEMORY")
         .disable_statement_logging();
     let not_opened =
@@ -63,6 +61,7 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<Sqli
         reason: error.to_string(),
     })?;
     let connection = writers.acquire().await.map_err(not_opened)?.detach();
+    let mover = file.connect().await.map_err(not_opened)?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS_MAX)
         .test_before_acquire(false)
@@ -71,7 +70,7 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<Sqli
     let core = Arc::new(Core::new(options));
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    tasks.spawn(writer::write(connection, Arc::clone(&core), requests, stop.clone()));
+    tasks.spawn(writer::write(connection, mover, Arc::clone(&core), requests, stop.clone()));
     let engine = Sqlite { path: path.to_owned(), core: Arc::clone(&core), readers, writer: sender };
     Ok(EngineQueue::new(engine, core, tasks, stop))
 }

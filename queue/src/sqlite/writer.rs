@@ -7,6 +7,7 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::checkpoint::{self, Log, checkpoint};
 use super::session::SqliteSession;
 use super::{closed, failure, refusal};
 use crate::engine::{Core, Effect, Operation, Reply};
@@ -26,9 +27,25 @@ pub(super) struct Request {
 
 type Answer = Result<Reply, QueueError>;
 
-/// Serves requests until `stop`, and those that came before it.
+/// Serves requests until `stop`, and those that came before it. The other connection moves changes from the log.
 pub(super) async fn write(
+    connection: SqliteConnection,
+    mover: SqliteConnection,
+    core: Arc<Core>,
+    requests: mpsc::Receiver<Request>,
+    stop: CancellationToken,
+) {
+    let (log, written) = (Log::default(), CancellationToken::new());
+    let serve = async {
+        serve(connection, &log, core, requests, stop).await;
+        written.cancel();
+    };
+    tokio::join!(serve, checkpoint::run(mover, &log, &written));
+}
+
+async fn serve(
     mut connection: SqliteConnection,
+    log: &Log,
     core: Arc<Core>,
     mut requests: mpsc::Receiver<Request>,
     stop: CancellationToken,
@@ -49,9 +66,15 @@ pub(super) async fn write(
         fill(&mut group, &mut requests);
         let (operations, answers): (Vec<_>, Vec<_>) =
             group.drain(..).map(|Request { operation, answer }| (operation, answer)).unzip();
+        if log.is_long()
+            && let Err(error) = checkpoint(&mut connection).await
+        {
+            tracing::debug!(%error, "the queue's log stays long");
+        }
         // Callers who gave up waiting have no use for their answers.
         match commit(&mut connection, &core, &operations).await {
             Ok(outcomes) => {
+                log.committed(&operations);
                 for (outcome, answer) in outcomes.into_iter().zip(answers) {
                     drop(answer.send(outcome));
                 }
