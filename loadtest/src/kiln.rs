@@ -164,18 +164,6 @@ impl Kiln {
         }
     }
 
-    /// What the function wrote in a call, once that is stored.
-    ///
-    /// # Errors
-    /// If the API cannot be reached.
-    pub fn log(&self, function_id: &str, call_id: &str) -> Result<Option<String>> {
-        let path = format!("/v2/fns/{function_id}/calls/{call_id}/log");
-        let mut connection = self.target.connect()?;
-        let answer = connection.fetch(&http::request("GET", &path, &[("Accept", "text/plain")], b""))?;
-        Ok((answer.status == 200 && !answer.body.is_empty())
-            .then(|| String::from_utf8_lossy(&answer.body).into_owned()))
-    }
-
     /// Detached calls of the function that wait, and those that nodes have.
     ///
     /// # Errors
@@ -231,12 +219,12 @@ impl Kiln {
 
 /// The request that calls a function with 12 bytes.
 pub fn call(function_id: &str) -> Vec<u8> {
-    http::request(
-        "POST",
-        &format!("/invoke/{function_id}"),
-        &[("Content-Type", "text/plain")],
-        b"hello world\n",
-    )
+    call_with(function_id, b"hello world\n")
+}
+
+/// A call with a body of its own.
+pub fn call_with(function_id: &str, body: &[u8]) -> Vec<u8> {
+    http::request("POST", &format!("/invoke/{function_id}"), &[("Content-Type", "text/plain")], body)
 }
 
 /// The request that has the same call made later.

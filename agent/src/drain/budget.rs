@@ -132,7 +132,9 @@ impl Room {
     pub(super) fn part(self, of: usize) -> Self {
         let part = |messages: usize| messages.div_ceil(of.max(1));
         let part_each = |mut functions: Vec<Preferred>| {
-            functions.iter_mut().for_each(|function| function.messages_max = part(function.messages_max));
+            for function in &mut functions {
+                function.messages_max = part(function.messages_max);
+            }
             functions
         };
         match self {

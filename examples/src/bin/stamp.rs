@@ -1,17 +1,38 @@
-//! Writes to its log which call it was given and when, in microseconds since 1970: what shows how long calls waited.
+//! Remembers which calls it was given and when, in microseconds since 1970: what shows how long calls waited. Asked for
+//! `stamps`, it answers with a line for each.
 
-use std::io::{self, Write as _};
+use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiln_fdk::{Context, Result};
 
+/// Calls that are remembered.
+const STAMPS_MAX: usize = 50_000;
+/// How long an answer takes, so that who asks several times at once reaches all containers.
+const ANSWER_AFTER: Duration = Duration::from_millis(200);
+
+static STAMPS: Mutex<VecDeque<(String, u128)>> = Mutex::new(VecDeque::new());
+
 fn main() -> ExitCode {
-    kiln_fdk::run(|context: &Context, _input: String| -> Result<String> {
+    kiln_fdk::run(|context: &Context, input: String| -> Result<String> {
         let called = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        // At once: `eprintln!` writes piece by piece, and the next call's log may get the rest.
-        let line = format!("{} {}\n", context.call_id(), called.as_micros());
-        io::stderr().write_all(line.as_bytes())?;
+        if input.trim() == "stamps" {
+            thread::sleep(ANSWER_AFTER);
+            let mut lines = String::new();
+            for (call, micros) in &*STAMPS.lock().unwrap_or_else(PoisonError::into_inner) {
+                writeln!(lines, "{call} {micros}")?;
+            }
+            return Ok(lines);
+        }
+        let mut stamps = STAMPS.lock().unwrap_or_else(PoisonError::into_inner);
+        if stamps.len() == STAMPS_MAX {
+            stamps.pop_front();
+        }
+        stamps.push_back((context.call_id().to_owned(), called.as_micros()));
         Ok(String::new())
     })
 }

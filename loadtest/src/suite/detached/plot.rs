@@ -137,6 +137,7 @@ mod tests {
         Round {
             alone: vec![1.0, 2.0, 3.0],
             during: vec![2.0, 4.0, 6.0],
+            draining: vec![2.0, 2.0, 3.0],
             accepting_alone: vec![1.0],
             accepting_during: vec![1.0],
             waits: vec![(0.1, 1.0), (0.2, 3.0), (2.5, 8.0)],
@@ -151,6 +152,7 @@ mod tests {
     fn waits_are_put_together_by_the_second_and_seconds_without_any_are_left_out() {
         assert_eq!(round().binned(0.5), [(0.5, 2.0), (2.5, 8.0)]);
         assert!((round().ratio(0.5) - 2.0).abs() < 1e-9);
+        assert!((round().draining_ratio(0.5) - 1.0).abs() < 1e-9);
     }
 
     #[test]

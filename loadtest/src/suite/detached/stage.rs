@@ -13,9 +13,11 @@ use crate::kiln::{self, Kiln};
 use crate::process::interrupted;
 use crate::redis::Redis;
 
-/// Logs are on their way while more of them become known within this time.
-const STORED_WITHIN: Duration = Duration::from_secs(20);
-/// Fewer than one in so many may be lost: logs give way when the store cannot keep up.
+/// Calls have been made by then.
+const STAMPED_WITHIN: Duration = Duration::from_secs(20);
+/// A function has hardly more containers.
+const CONTAINERS_MAX: usize = 8;
+/// Fewer than one in so many may be lost, with a container that was removed.
 const LOST_PART: usize = 100;
 /// A burst is drained by then.
 const DRAINED_WITHIN: Duration = Duration::from_mins(5);
@@ -104,31 +106,23 @@ impl Stage {
     }
 
     /// How long these calls waited, as their functions said.
-    ///
-    /// What a container writes can come so late that it is in the log of the next call: each line names its own.
     pub(super) fn waits(&self, sent: &[Sent]) -> Result<Vec<Wait>> {
+        let mut functions: Vec<&str> = sent.iter().map(|sent| &*sent.function).collect();
+        functions.sort_unstable();
+        functions.dedup();
         let mut called_us: HashMap<String, u64> = HashMap::new();
-        let (mut known, mut news) = (0, Instant::now());
+        let begun = Instant::now();
         loop {
-            for Sent { function, call, .. } in sent {
-                if called_us.contains_key(call) {
-                    continue;
-                }
-                for line in self.kiln.log(function, call)?.unwrap_or_default().lines() {
-                    let (call, at) = line.split_once(' ').context("a log without a call and its time")?;
-                    called_us.insert(call.to_owned(), at.parse().context("a log without a time")?);
-                }
+            for function in &functions {
+                called_us.extend(self.stamps(function)?);
             }
             let missing = sent.iter().filter(|sent| !called_us.contains_key(&sent.call)).count();
             if missing == 0 {
                 break;
             }
-            if called_us.len() > known {
-                (known, news) = (called_us.len(), Instant::now());
-            }
-            if news.elapsed() > STORED_WITHIN {
-                ensure!(missing * LOST_PART < sent.len(), "{missing} of {} calls left no log", sent.len());
-                println!("({missing} of {} calls left no log)", sent.len());
+            if begun.elapsed() > STAMPED_WITHIN {
+                ensure!(missing * LOST_PART < sent.len(), "{missing} of {} calls left no stamp", sent.len());
+                println!("({missing} of {} calls left no stamp)", sent.len());
                 break;
             }
             rest(Duration::from_millis(200))?;
@@ -139,6 +133,30 @@ impl Stage {
             Some(Wait { sent_us: sent.at_us, ms, accepted_ms: sent.accepted_ms })
         };
         Ok(sent.iter().filter_map(wait).collect())
+    }
+
+    /// When a function got its calls. It is asked several times at once, to reach all of its containers.
+    fn stamps(&self, function: &str) -> Result<Vec<(String, u64)>> {
+        let request = kiln::call_with(function, b"stamps");
+        let ask = || -> Result<Vec<(String, u64)>> {
+            let answer = self.kiln.target.connect()?.fetch(&request)?;
+            ensure!(
+                answer.status == 200,
+                "a function that was asked for its stamps answers with {}",
+                answer.status
+            );
+            let text = String::from_utf8(answer.body).context("stamps that are no text")?;
+            let stamp = |line: &str| {
+                let (call, at) = line.split_once(' ').context("a stamp without a call and its time")?;
+                Ok((call.to_owned(), at.parse().context("a stamp without a time")?))
+            };
+            text.lines().map(stamp).collect()
+        };
+        thread::scope(|scope| {
+            let asking: Vec<_> = (0..CONTAINERS_MAX).map(|_| scope.spawn(ask)).collect();
+            let stamps = asking.into_iter().map(|asking| asking.join().expect("asking does not panic"));
+            Ok(stamps.collect::<Result<Vec<_>>>()?.concat())
+        })
     }
 }
 
