@@ -17,7 +17,7 @@ HOP ?=
 SCHEDULES ?= 1
 # One schedule of `make test-crash`, as it was printed; empty: the first ones.
 SEED ?=
-# The queue of `make test-crash`: sqlite, postgres, mariadb, redis, or model (virtual time, no processes); empty: all.
+# The queue of `make test-crash`: sqlite, postgres, mariadb, redis, kafka, or model (virtual time, no processes); empty: all.
 QUEUE ?=
 # More arguments for `make test`, as in `make test ARGS='-p kiln-shared codec'`.
 ARGS ?= --workspace
@@ -42,7 +42,7 @@ test-fleet: ## Break a fleet of real processes under wrk's load (needs root)
 	cargo build --workspace --bins
 	cargo nextest run -p kiln-cli --test fleet --run-ignored all --no-capture --no-fail-fast
 
-test-crash: ## Kill agents, balancers and the queue at random (SCHEDULES=1, SEED=, QUEUE= one of sqlite, postgres, mariadb, redis, model)
+test-crash: ## Kill agents, balancers and the queue at random (SCHEDULES=1, SEED=, QUEUE= one of sqlite, postgres, mariadb, redis, kafka, model)
 	@QUEUE='$(QUEUE)' SEED='$(SEED)' SCHEDULES='$(SCHEDULES)' scripts/test-crash.sh
 
 lint: ## Check formatting, lints and (if cargo-deny is installed) licences

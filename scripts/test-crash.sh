@@ -3,7 +3,7 @@
 #
 #   SCHEDULES=N  so many on each real queue, and 500 times as many on the model
 #   SEED=S       that one alone
-#   QUEUE=Q      on that queue alone: sqlite, postgres, mariadb, redis or model
+#   QUEUE=Q      on that queue alone: sqlite, postgres, mariadb, redis, kafka or model
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -11,8 +11,8 @@ cd "$(dirname "$0")/.."
 MODEL_FACTOR=500
 
 case "${QUEUE:-}" in
-    "" | sqlite | postgres | mariadb | redis | model) ;;
-    *) die "unknown queue '$QUEUE'; use: QUEUE=sqlite|postgres|mariadb|redis|model" ;;
+    "" | sqlite | postgres | mariadb | redis | kafka | model) ;;
+    *) die "unknown queue '$QUEUE'; use: QUEUE=sqlite|postgres|mariadb|redis|kafka|model" ;;
 esac
 case "${SCHEDULES:-1}${SEED:-0}" in
     *[!0-9]*) die "SCHEDULES and SEED must be numbers" ;;

@@ -1,6 +1,6 @@
 //! The queue's server, with settings under which what it acknowledges is on disk.
 
-use kiln_testkit::{mariadb, postgres, redis};
+use kiln_testkit::{kafka, mariadb, postgres, redis};
 
 /// What holds the queue.
 #[derive(Debug)]
@@ -10,6 +10,8 @@ pub(crate) enum Backend {
     Postgres(postgres::Server, String),
     Mariadb(mariadb::Server, String),
     Redis(redis::Server),
+    /// A broker whose records an object store keeps.
+    Kafka(kafka::Server),
 }
 
 impl Backend {
@@ -30,12 +32,17 @@ impl Backend {
         Self::Redis(redis::Server::start().await)
     }
 
+    pub(crate) async fn kafka() -> Self {
+        Self::Kafka(kafka::Server::start_durable().await)
+    }
+
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
             Self::Postgres(..) => "postgres",
             Self::Mariadb(..) => "mariadb",
             Self::Redis(_) => "redis",
+            Self::Kafka(_) => "kafka",
         }
     }
 
@@ -45,6 +52,7 @@ impl Backend {
             Self::Sqlite => None,
             Self::Postgres(_, url) | Self::Mariadb(_, url) => Some(url.clone()),
             Self::Redis(server) => Some(server.url()),
+            Self::Kafka(server) => Some(server.url("crash")),
         }
     }
 
@@ -55,6 +63,7 @@ impl Backend {
             Self::Postgres(server, _) => server.kill(),
             Self::Mariadb(server, _) => server.stop(),
             Self::Redis(server) => server.kill(),
+            Self::Kafka(server) => server.kill(),
         }
         true
     }
@@ -66,6 +75,7 @@ impl Backend {
             Self::Postgres(server, _) => server.begin().await,
             Self::Mariadb(server, _) => server.begin().await,
             Self::Redis(server) => server.begin().await,
+            Self::Kafka(server) => server.begin().await,
         }
     }
 }

@@ -59,3 +59,9 @@ async fn nothing_is_lost_on_mariadb() {
 async fn nothing_is_lost_on_redis() {
     play(async || Backend::redis().await).await;
 }
+
+#[tokio::test]
+#[ignore = "a minute each, and the machine for itself: make test-crash"]
+async fn nothing_is_lost_on_kafka() {
+    play(async || Backend::kafka().await).await;
+}
