@@ -210,10 +210,11 @@ impl Sink {
             };
             self.used = now;
             self.window.writing(piece.clone(), position);
+            // What is sent in part counts, as it does among what is sent again.
+            self.status.sent(piece.messages);
             if let Err(end) = self.write(&piece, reading, writing, kernel, stopping).await {
                 return end;
             }
-            self.status.sent(piece.messages);
             let done = if writing.is_stream() { self.window.shrink() } else { self.window.arrived() };
             self.done = done.or(self.done);
         }
@@ -275,6 +276,9 @@ impl Sink {
         self.queue.put_back(unsure.pieces);
         if let Some(spool) = &mut self.spool {
             spool.rewind();
+            if let Some(done) = self.done {
+                spool.skip_to(done);
+            }
         }
     }
 
