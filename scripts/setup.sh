@@ -3,8 +3,8 @@
 #
 #   scripts/setup.sh run     what `make run` needs: C compiler, Docker engine (and starts it)
 #   scripts/setup.sh build   what compiling needs, no Docker: C compiler, Rust checked
-#   scripts/setup.sh test    the same as run, and what the tests start: a registry, Postgres, MariaDB, Redis, a
-#                            Kafka-protocol broker with an object store under it, Python, cargo-nextest
+#   scripts/setup.sh test    the same as run, and what the tests start: a registry, Postgres, MariaDB, Redis, rsyslog,
+#                            a Kafka-protocol broker with an object store under it, Python, cargo-nextest
 #   scripts/setup.sh fleet   the same as test, and what breaks a fleet under load: wrk, network namespaces
 #   scripts/setup.sh bench   the same as run, and the peers: HAProxy, nginx, Redis, and what Pingora is
 #                            built with
@@ -40,6 +40,8 @@ needs() {
             echo "/usr/lib/postgresql/*/bin/postgres postgresql"
             echo "mariadbd mariadb-server"
             echo "redis-server redis-server"
+            echo "rsyslogd rsyslog"
+            echo "/usr/lib/*/rsyslog/lmnsd_gtls.so rsyslog-gnutls"
             echo "python3 python3"
             echo "pip3 python3-pip"
             ;;
@@ -96,7 +98,7 @@ install_packages() {
         install --no-install-recommends "$@" >>"$log" 2>&1 || status=$?
     [ "$keep_policy" = yes ] || as_root rm -f "$policy"
     local package
-    for package in docker-registry haproxy mariadb nginx postgresql redis-server; do
+    for package in docker-registry haproxy mariadb nginx postgresql redis-server rsyslog; do
         case " $* " in
             *" $package"*) ! runs_systemd || as_root systemctl disable --quiet "$package" 2>/dev/null || true ;;
         esac

@@ -11,5 +11,6 @@ mod logs;
 pub mod node;
 pub mod serve;
 pub mod slots;
+pub mod syslog;
 
 pub use call::{Agent, AgentConfig};

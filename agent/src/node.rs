@@ -16,6 +16,7 @@ use crate::container::Driver;
 use crate::container::docker::{DockerConfig, DockerDriver};
 use crate::drain::{DrainConfig, Shares};
 use crate::slots::SlotsConfig;
+use crate::syslog::{Shipping, SyslogArgs};
 use crate::{Agent, AgentConfig, capacity};
 
 /// Longest path of a directory for sockets that still leaves room for their names (`sun_path`, unix(7)).
@@ -56,6 +57,9 @@ pub struct NodeArgs {
     #[arg(long, env = "KILN_QUEUED_BODIES_MIB", value_name = "MIB", default_value_t = 256,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub queued_bodies_mib: u32,
+    /// Where logs are sent
+    #[command(flatten)]
+    pub syslog: SyslogArgs,
 }
 
 /// The node's name: made on the first start and kept, so that a later life knows its own leftovers.
@@ -82,8 +86,9 @@ impl NodeArgs {
     /// Removes what an earlier life left behind and starts the agent.
     ///
     /// # Errors
-    /// The engine cannot be used, or the machine's memory cannot be read.
+    /// The engine cannot be used, the machine's memory cannot be read, or logs cannot be shipped as the options say.
     pub async fn start(&self, folder: &DataFolder, node: NodeId, sink: RecordSink) -> Result<Agent> {
+        let syslog = Shipping::start(self.syslog.config(folder.path()), node.as_str())?;
         let mut docker =
             DockerConfig::new(node.clone(), socket_dir(folder.path(), &node)).with_environment()?;
         if let Some(host) = &self.docker_host {
@@ -101,7 +106,7 @@ impl NodeArgs {
             slots: SlotsConfig::for_node(memory_mib, cores),
             limits: Limits { response_bytes_max: self.response_bytes_max, ..Limits::default() },
         };
-        Ok(Agent::start(config, driver, sink))
+        Ok(Agent::start_shipping(config, driver, sink, syslog))
     }
 }
 

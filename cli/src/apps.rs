@@ -19,8 +19,9 @@ pub struct AppOptions {
     /// Annotation; may be given several times
     #[arg(long, value_name = "NAME=JSON", value_parser = annotation)]
     annotation: Vec<(String, Value)>,
-    /// Where the functions' logs go, such as tcp://logs.example.com:514; empty for nowhere
-    #[arg(long, value_name = "URL")]
+    /// Syslog sinks that the functions' logs are sent to, such as tcp+tls://logs.example.com,udp://10.0.0.9; empty for
+    /// those of the node, if it has any
+    #[arg(long, value_name = "URLS")]
     syslog_url: Option<String>,
 }
 

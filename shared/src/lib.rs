@@ -22,5 +22,6 @@ pub mod record;
 pub mod report;
 pub mod schedule;
 pub mod story;
+pub mod syslog;
 pub mod telemetry;
 pub mod token;

@@ -7,6 +7,7 @@ mod port;
 pub mod postgres;
 mod process;
 pub mod redis;
+pub mod rsyslog;
 
 use std::time::Duration;
 

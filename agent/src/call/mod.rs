@@ -23,8 +23,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::record::Journal;
 use crate::container::Driver;
+use crate::logs::Outlets;
 use crate::slots::queue::Class;
 use crate::slots::{Entry, Lease, NoSlot, Slots, SlotsConfig};
+use crate::syslog::Shipping;
 
 /// How long the word how a container ended may take after its connection or output did. The engine learns of it by
 /// way of the container's shim and tells it in an event, which takes tenths of a second where the machine is busy.
@@ -59,6 +61,7 @@ struct Shared {
     slots: Slots,
     limits: Limits,
     sink: RecordSink,
+    syslog: Shipping,
     report: watch::Sender<Arc<NodeReport>>,
     tasks: TaskTracker,
     calls: TaskTracker,
@@ -82,6 +85,16 @@ enum Taking {
 impl Agent {
     /// Starts an agent on the current runtime. Its driver has removed what an earlier life left behind.
     pub fn start(config: AgentConfig, driver: Arc<dyn Driver>, sink: RecordSink) -> Self {
+        Self::start_shipping(config, driver, sink, Shipping::default())
+    }
+
+    /// As [`Self::start`], with logs sent to syslog besides. [`Self::close`] closes that, too.
+    pub fn start_shipping(
+        config: AgentConfig,
+        driver: Arc<dyn Driver>,
+        sink: RecordSink,
+        syslog: Shipping,
+    ) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let images = driver.images();
         let (slots, report) = Slots::start(
@@ -89,7 +102,7 @@ impl Agent {
             driver,
             config.slots,
             config.limits,
-            sink.clone(),
+            Outlets { records: sink.clone(), syslog: syslog.clone() },
             &tasks,
             stop.clone(),
         );
@@ -99,6 +112,7 @@ impl Agent {
             slots,
             limits: config.limits,
             sink,
+            syslog,
             report,
             tasks,
             calls: TaskTracker::new(),
@@ -172,12 +186,13 @@ impl Agent {
         self.shared.calls.wait().await;
     }
 
-    /// Removes every container, whether or not a call runs in it.
+    /// Removes every container, whether or not a call runs in it, and ships what they wrote, for a few seconds.
     pub async fn close(&self) {
         self.shared.taking.store(Taking::Finished as u8, Ordering::Release);
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        self.shared.syslog.close().await;
     }
 
     /// True if this node, were it empty, had room for a container of `function`.

@@ -11,24 +11,24 @@ const LASTED: Duration = Duration::from_secs(5);
 
 /// The pauses of one who tries again.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { next: FIRST }
     }
 
     /// The next pause: between half and all of what the tries so far have made it.
-    pub(super) fn pause(&mut self) -> Duration {
+    pub(crate) fn pause(&mut self) -> Duration {
         let longest = self.next;
         self.next = (2 * longest).min(LONGEST);
         longest.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 
     /// It held for so long. If that is some time the next trouble is a new one.
-    pub(super) fn held(&mut self, time: Duration) {
+    pub(crate) fn held(&mut self, time: Duration) {
         if time >= LASTED {
             *self = Self::new();
         }

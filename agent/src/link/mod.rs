@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::backoff::Backoff;
+pub(crate) use self::backoff::Backoff;
 use self::balancers::{Balancers, Told};
 pub use self::commands::Orders;
 pub use self::outbox::Outbox;

@@ -23,7 +23,6 @@ use kiln_shared::function::{Format, Function, Revision};
 use kiln_shared::http1::client::Connection;
 use kiln_shared::ids::{CallId, FunctionId, NodeId};
 use kiln_shared::link::QUEUE_WAIT_MAX;
-use kiln_shared::record::RecordSink;
 use kiln_shared::report::NodeReport;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -33,7 +32,7 @@ use tokio_util::task::TaskTracker;
 use self::ledger::{Demand, Ledger};
 use self::queue::{Class, Offer, Place, SlotQueue};
 use crate::container::{Container, Driver};
-use crate::logs::CallLog;
+use crate::logs::{CallLog, Outlets};
 
 /// How a node shares out its room.
 #[derive(Debug, Clone)]
@@ -353,7 +352,7 @@ struct Shared {
     pools: DashMap<(FunctionId, Revision), Arc<Pool>>,
     messages: mpsc::Sender<Message>,
     pressed: Arc<AtomicBool>,
-    sink: RecordSink,
+    outlets: Outlets,
 }
 
 impl Slots {
@@ -364,7 +363,7 @@ impl Slots {
         driver: Arc<dyn Driver>,
         config: SlotsConfig,
         limits: Limits,
-        sink: RecordSink,
+        outlets: Outlets,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> (Self, watch::Sender<Arc<NodeReport>>) {
@@ -375,7 +374,7 @@ impl Slots {
             pressed: Arc::new(AtomicBool::new(false)),
             config,
             limits,
-            sink,
+            outlets,
         });
         let slots = Self { shared };
         let (starter, report) = starter::Starter::new(node, driver, slots.clone(), inbox);

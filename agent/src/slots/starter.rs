@@ -23,7 +23,7 @@ use super::climb::Step;
 use super::ledger::{Demand, Ledger, Shortage};
 use super::{Message, Pool, Slot, Slots, Waiter};
 use crate::container::{Container, ContainerPlan, Driver, Output, OutputSource, Transport};
-use crate::logs::CallLog;
+use crate::logs::{CallLog, Outlets};
 
 /// How often waiting callers are looked at again.
 const RECHECK: Duration = Duration::from_millis(20);
@@ -33,6 +33,8 @@ const PUBLISH_PAUSE: Duration = Duration::from_millis(10);
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Output is handed to the store after this long without more of it.
 const LOG_QUIET: Duration = Duration::from_millis(50);
+/// A line that does not go on for so long is shipped as if it had ended.
+const LINE_QUIET: Duration = Duration::from_secs(1);
 /// Most pieces of a container's standard output that wait for the call, each of at most 32 KiB.
 const STDOUT_PIECES_MAX: usize = 8;
 
@@ -342,7 +344,9 @@ impl Starter {
                 }
                 let spec = &pool.function.spec;
                 let shared = &self.slots.shared;
-                let log = CallLog::new(spec.app_id, spec.id, shared.limits, shared.sink.clone());
+                let Outlets { records, syslog } = &shared.outlets;
+                let (records, tap) = (records.clone(), syslog.tap(spec));
+                let log = CallLog::new(spec.app_id, spec.id, shared.limits, records, tap);
                 let (stdout, stdout_reader) = match spec.format {
                     Format::HttpStream => (None, None),
                     Format::Default | Format::Http | Format::Json | Format::Cloudevent => {
@@ -537,15 +541,24 @@ async fn keep(
 ) -> Demand {
     let collect = async move {
         let Some(mut output) = output else { return };
-        let mut held_back = false;
+        let (mut held_back, mut within_line) = (false, false);
         loop {
             // Receiving from a channel is cancel-safe.
             let next = if held_back {
                 match tokio::time::timeout(LOG_QUIET, output.recv()).await {
                     Ok(next) => next,
                     Err(_quiet) => {
-                        log.flush();
+                        within_line = log.flush();
                         held_back = false;
+                        continue;
+                    }
+                }
+            } else if within_line {
+                match tokio::time::timeout(LINE_QUIET, output.recv()).await {
+                    Ok(next) => next,
+                    Err(_quiet) => {
+                        log.end_line();
+                        within_line = false;
                         continue;
                     }
                 }
@@ -557,7 +570,7 @@ async fn keep(
                 Some(stdout) if source == OutputSource::Stdout => {
                     if let Err(mpsc::error::TrySendError::Full(bytes)) = stdout.try_send(bytes) {
                         // The container waits for its answer's reader; the log need not.
-                        log.flush();
+                        within_line = log.flush();
                         held_back = false;
                         // Without its reader the container is about to be removed.
                         drop(stdout.send(bytes).await);
@@ -567,6 +580,7 @@ async fn keep(
             }
         }
         log.flush();
+        log.end_line();
         // From here on the reader of `stdout` sees its end.
     };
     collect.await;

@@ -135,10 +135,32 @@ async fn names_of_any_script_and_syslog_urls_of_every_scheme_are_taken() {
     for name in ["a", "A-b_9", "äpp", "приложение", "应用", &"n".repeat(255)] {
         assert_eq!(api.post("/v2/apps", &json!({ "name": name })).await.ok().text("/name"), name);
     }
-    for (number, scheme) in ["tcp", "udp", "unix", "unixgram", "tcp+tls", "TCP"].iter().enumerate() {
-        let body = json!({"name": format!("s{number}"), "syslog_url": format!("{scheme}://h:514")});
-        api.post("/v2/apps", &body).await.ok();
+    let urls =
+        ["tcp://h:514", "udp://h", "unix:///run/s", "unixgram:///dev/log", "tcp+tls://h", "TCP://[::1]:1"];
+    for (number, url) in urls.iter().enumerate() {
+        let body = json!({"name": format!("s{number}"), "syslog_url": url});
+        assert_eq!(api.post("/v2/apps", &body).await.ok().text("/syslog_url"), *url);
     }
+    let all = urls.join(", ");
+    let body = json!({"name": "all", "syslog_url": all});
+    assert_eq!(api.post("/v2/apps", &body).await.ok().text("/syslog_url"), all);
+}
+
+#[tokio::test]
+async fn a_malformed_syslog_url_is_refused_with_the_reason_on_create_and_update() {
+    let api = Api::new().await;
+    let id = api.post("/v2/apps", &json!({"name": "a"})).await.ok().text("/id");
+    for (list, url, reason) in [
+        ("tcp://h:99999", "tcp://h:99999", "has a port that is no number from 1 to 65535"),
+        ("tcp://h udp://u:p@h", "udp://u:p@h", "names a user, whom syslog does not know"),
+        ("unix://dev/log", "unix://dev/log", "has no absolute path, as in unix:///dev/log"),
+        (" , ", " , ", "names no sink"),
+    ] {
+        let message = format!("invalid syslog url: {url:?} {reason}");
+        api.post("/v2/apps", &json!({"name": "b", "syslog_url": list})).await.refused(400, &message);
+        api.put(&format!("/v2/apps/{id}"), &json!({"syslog_url": list})).await.refused(400, &message);
+    }
+    assert_eq!(api.get("/v2/apps").await.ok().names(), ["a"], "nothing refused is stored");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Numbers as heads and frames hold them, without allocation.
 
 /// Appends `number` in decimal.
-pub(crate) fn push_decimal(mut number: u64, out: &mut Vec<u8>) {
+pub fn push_decimal(mut number: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut start = digits.len();
     loop {

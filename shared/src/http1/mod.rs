@@ -14,5 +14,5 @@ pub mod head;
 mod headers;
 pub mod server;
 
-pub(crate) use decimal::push_decimal;
+pub use decimal::push_decimal;
 pub use headers::{HeaderBlock, InvalidHeader, Lines, is_token_byte, is_value_byte, title_case};

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::wire::{self, Config};
 use super::{Annotations, ApiError, check_name, is_in_word};
 use crate::ids::AppId;
+use crate::syslog::targets;
 
 /// Which processors an app's functions are built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,7 +54,7 @@ pub struct App {
     /// The client's own data.
     #[serde(default, skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
-    /// Where its functions' logs are sent.
+    /// Where its functions' logs are sent: URLs of syslog sinks, separated by commas or spaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub syslog_url: Option<String>,
     /// Which processors its functions are built for.
@@ -159,13 +160,8 @@ impl App {
         )?;
         self.annotations.check()?;
         match &self.syslog_url {
-            Some(url) if !is_syslog_url(url) => Err(ApiError::SyslogUrlInvalid(url.clone())),
-            _ => Ok(()),
+            Some(list) => targets(list).map(drop).map_err(ApiError::SyslogUrlInvalid),
+            None => Ok(()),
         }
     }
-}
-
-fn is_syslog_url(url: &str) -> bool {
-    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
-    matches!(scheme.as_str(), "tcp" | "udp" | "unix" | "unixgram" | "tcp+tls")
 }

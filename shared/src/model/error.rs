@@ -1,5 +1,7 @@
 //! Why the API says no: each case with its status and Fn's words.
 
+use crate::syslog::TargetError;
+
 /// A request that the API refuses. The text goes to the client as it is (`spec/api-v2.md`, parts 1 to 3).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's text says what it means")]
@@ -17,10 +19,8 @@ pub enum ApiError {
     AppNameTooLong,
     #[error("Invalid app name")]
     AppNameInvalid,
-    #[error(
-        "invalid syslog url: {0:?} invalid scheme, only [tcp, udp, unix, unixgram, tcp+tls] are supported"
-    )]
-    SyslogUrlInvalid(String),
+    #[error("{0}")]
+    SyslogUrlInvalid(TargetError),
     #[error("Invalid app shape")]
     ShapeInvalid,
     #[error("App already exists")]

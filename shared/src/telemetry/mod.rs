@@ -1,10 +1,17 @@
 //! Logs and metrics set-up, once per process.
 
+mod relay;
+
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use self::relay::Relay;
+pub use self::relay::{LogLine, relay_logs};
 
 /// How the process's own log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -50,8 +57,8 @@ pub fn start_logs(format: LogFormat, level: &str) -> Result<(), TelemetryError> 
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     let started = match format {
-        LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_target(false).finish().with(Relay).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().with(Relay).try_init(),
     };
     started.map_err(|_| TelemetryError::Twice)
 }
