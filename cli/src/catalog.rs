@@ -21,7 +21,8 @@ A line of JSON for each app, function and trigger, with their ids, and for what 
 beside them: ticks that were fired, nodes that were removed, join tokens that were used. Calls
 and logs are not part of it. Config stands in it as it is, passwords too: keep it safe.
 
-The catalog may be in use; the text is of one moment.
+The catalog may be in use; the text is of one moment. A database of an older version is brought
+to this one's schema first.
 
 Examples:
   kiln catalog export --db-url sqlite:///var/lib/kiln-lb/kiln.db > catalog.jsonl

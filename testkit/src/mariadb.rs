@@ -172,6 +172,22 @@ impl Server {
 }
 
 impl Server {
+    /// What a query gives, a row a line; asked with the server's own client.
+    pub fn query(&self, database: &str, sql: &str) -> String {
+        let mut command = as_user("mariadb", self.home.path());
+        command.args(["--no-defaults", "--user=root", "--batch", "--skip-column-names"]);
+        command.arg(format!("--socket={}", self.socket().display()));
+        let output = command.args([&format!("--database={database}"), "--execute", sql]).output();
+        let output = output.expect("mariadb runs");
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    /// Its process, which runs.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
     /// Stops it where it is: connections stay and nobody answers.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
@@ -183,7 +199,7 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) {
-        send(self.process.as_ref().expect("it runs").id(), signal);
+        send(self.pid(), signal);
     }
 }
 

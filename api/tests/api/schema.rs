@@ -59,7 +59,7 @@ pub(crate) async fn an_older_database_is_brought_up_to_date(url: &str, insert: i
     let document = serde_json::to_string(&app).expect("JSON");
     insert(&format!("INSERT INTO apps (id, name, document) VALUES ('{}', 'a', '{document}')", app.id)).await;
     let api = Api::open(url).await;
-    assert_eq!(api.catalog.snapshot().await.expect("a snapshot").apps, [app.clone()]);
+    assert_eq!(api.catalog.snapshot().await.expect("a snapshot").apps, std::slice::from_ref(&app));
     let function = api.function(app.id.as_str(), "f").await;
     api.trigger(app.id.as_str(), &function, "t", "/t").await;
     api.delete(&format!("/v2/apps/{}", app.id)).await;

@@ -105,7 +105,7 @@ async fn a_database_of_another_version_is_left_alone() {
     let home = directory();
     let (newer, other) = (home.path().join("newer.db"), home.path().join("other.db"));
     schema::a_newer_database_is_left_alone(&url(&newer), async |statement: &str| {
-        run(&newer, statement).await
+        run(&newer, statement).await;
     })
     .await;
     schema::a_database_with_another_history_is_left_alone(&url(&other), async |statement: &str| {

@@ -85,8 +85,7 @@ impl Server for Place {
     }
 
     fn pools(&self) -> Pools<MySql> {
-        // One more, for the watch.
-        Pools { catalog: self.pool(CATALOG_CONNECTIONS_MAX + 1), records: self.pool(RECORDS_CONNECTIONS_MAX) }
+        Pools { catalog: self.pool(CATALOG_CONNECTIONS_MAX), records: self.pool(RECORDS_CONNECTIONS_MAX) }
     }
 
     async fn migrate(&self, pool: &MySqlPool) -> Result<(), MigrateError> {

@@ -27,7 +27,7 @@ pub(super) const OPERATION_MAX: Duration = Duration::from_secs(30);
 /// The database ends a transaction that does nothing for this long, as one whose balancer was cut off: it may
 /// hold the lock that all others wait for.
 pub(super) const IDLE_TRANSACTION_MAX: Duration = Duration::from_secs(5);
-/// Connections for the catalog, beside the one on which changes are waited for.
+/// Connections for the catalog, the one on which changes are waited for included.
 pub(super) const CATALOG_CONNECTIONS_MAX: u32 = 6;
 /// Connections for call records.
 pub(super) const RECORDS_CONNECTIONS_MAX: u32 = 2;

@@ -1,5 +1,6 @@
 //! The catalog on a real MariaDB server: the same suite as on SQLite, and what only a server does.
 
+mod conflicts;
 mod outage;
 mod schema;
 mod tls;

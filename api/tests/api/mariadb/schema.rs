@@ -16,8 +16,10 @@ async fn run(url: &str, statement: &str) {
 async fn another_versions_database_is_left_alone() {
     let server = Server::start().await;
     let (newer, other) = (server.database().await, server.database().await);
-    schema::a_newer_database_is_left_alone(&newer, async |statement: &str| run(&newer, statement).await)
-        .await;
+    schema::a_newer_database_is_left_alone(&newer, async |statement: &str| {
+        run(&newer, statement).await;
+    })
+    .await;
     schema::a_database_with_another_history_is_left_alone(&other, async |statement: &str| {
         run(&other, statement).await;
     })
