@@ -58,7 +58,7 @@ docs: ## Build the API documentation and check the written one
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 	@scripts/check-docs.sh
 
-bench: ## Compare Kiln with other proxies and Docker side by side (NAME=warm, cold, memory, edge, split, fleet or async)
+bench: ## Compare Kiln with other proxies and Docker side by side (NAME=warm, cold, memory, edge, split, fleet, async or catalog)
 	@scripts/setup.sh bench
 	cargo build --release -p kiln-cli -p kiln-lb -p kiln-agent -p kiln-loadtest
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release -p kiln-examples --target $(HOST) --target-dir target/static

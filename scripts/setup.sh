@@ -6,8 +6,8 @@
 #   scripts/setup.sh test    the same as run, and what the tests start: a registry, Postgres, MariaDB, Redis, rsyslog,
 #                            a Kafka-protocol broker with an object store under it, Python, cargo-nextest
 #   scripts/setup.sh fleet   the same as test, and what breaks a fleet under load: wrk, network namespaces
-#   scripts/setup.sh bench   the same as run, and the peers: HAProxy, nginx, Redis, and what Pingora is
-#                            built with
+#   scripts/setup.sh bench   the same as run, and the peers: HAProxy, nginx, Redis, Postgres, MariaDB, and what
+#                            Pingora is built with
 #
 # Packages come from apt (Debian and Ubuntu); elsewhere the script names what is missing and stops.
 set -euo pipefail
@@ -57,6 +57,8 @@ needs() {
             echo "haproxy haproxy"
             echo "nginx nginx-light"
             echo "redis-server redis-server"
+            echo "/usr/lib/postgresql/*/bin/postgres postgresql"
+            echo "mariadbd mariadb-server"
             # To build Pingora, the third proxy.
             echo "cmake cmake"
             echo "g++ g++"

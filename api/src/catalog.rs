@@ -8,8 +8,10 @@ use kiln_shared::model::{
 };
 use tokio::sync::watch;
 
+use crate::portable::ImportError;
 use crate::store::{
-    self, CatalogStore, Changes, Committed, Latest, Notices, OpenError, Page, Snapshot, StoreError,
+    self, CatalogStore, Changes, Committed, Contents, Existing, Latest, Notices, OpenError, Page, Snapshot,
+    StoreError,
 };
 
 /// Apps, functions and triggers with their feed of changes. Cheap to clone; all clones are one catalog.
@@ -23,9 +25,9 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Opens `sqlite:///path/to/file.db`, `sqlite://:memory:` or `postgres://user:password@host:port/database`,
-    /// making what is missing. A Postgres server that cannot be reached within seconds is no error: everything
-    /// fails with [`StoreError::Unreachable`] until it is found.
+    /// Opens `sqlite:///path/to/file.db`, `sqlite://:memory:`, `postgres://user:password@host:port/database` or
+    /// `mysql://user:password@host:port/database`, making what is missing. A server that cannot be reached within
+    /// seconds is no error: everything fails with [`StoreError::Unreachable`] until it is found.
     ///
     /// # Errors
     /// One line that names the file or the server, without secrets, and the remedy.
@@ -59,6 +61,30 @@ impl Catalog {
     /// [`StoreError::RevisionUnknown`]: too far behind or another database; take a snapshot. Or the database failed.
     pub async fn changes_since(&self, revision: u64) -> Result<Changes, StoreError> {
         self.store.changes_since(revision).await
+    }
+
+    /// All that a fleet needs to go on with another database.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn contents(&self) -> Result<Contents, StoreError> {
+        self.store.contents().await
+    }
+
+    /// Takes in what another database had, all or nothing. Ids are kept. Followers take a snapshot. `progress` hears how
+    /// many rows more were written.
+    ///
+    /// # Errors
+    /// There are apps already and they are kept, names are not unique, or the database failed.
+    pub async fn restore(
+        &self,
+        contents: &Contents,
+        existing: Existing,
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<(), ImportError> {
+        let restored = self.store.restore(contents, existing, progress).await?;
+        self.notices.committed(restored.ok_or(ImportError::NotEmpty)?);
+        Ok(())
     }
 
     /// Finishes what is under way and closes the database. Later uses fail.

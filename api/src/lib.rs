@@ -6,6 +6,7 @@
 
 mod catalog;
 mod fleet;
+pub mod portable;
 mod records;
 mod rest;
 mod schedules;
@@ -16,6 +17,6 @@ pub use records::{RecordWriter, StoreOutcome, StoredBatches, WaitingBatch};
 pub use rest::{ApiState, FN_API_VERSION, router};
 pub use schedules::CLAIMS_MAX;
 pub use store::{
-    After, BalancerEntry, Change, Changes, Claimed, DatabaseId, Latest, OpenError, Page, Retention, Snapshot,
-    StoreError,
+    After, BalancerEntry, Change, Changes, Claimed, Contents, DatabaseId, Existing, FiredTick, Latest,
+    OpenError, Page, RemovedNode, Retention, Snapshot, StoreError, UsedToken,
 };

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::funcfile::FuncFile;
 use crate::{
-    apps, build_command, bump, ca, calls, completion, config, context, deploy, functions, init, invoke, logs,
-    node_join, node_token, nodes, nodes_warmth, push, queue, start, stop, top, triggers, why,
+    apps, build_command, bump, ca, calls, catalog, completion, config, context, deploy, functions, init,
+    invoke, logs, node_join, node_token, nodes, nodes_warmth, push, queue, start, stop, top, triggers, why,
 };
 
 const EXAMPLES: &str = "\
@@ -149,6 +149,9 @@ pub enum Command {
     /// Make the fleet's certificate authority, show it, issue identities with it
     #[command(subcommand)]
     Ca(Ca),
+    /// Take the whole catalog out of a database, or into another one
+    #[command(subcommand)]
+    Catalog(Catalog),
     /// List the nodes of the fleet
     Nodes(nodes::ListArgs),
     /// Let machines join the fleet; show, drain and take back its nodes
@@ -317,6 +320,15 @@ pub enum Queue {
     Cancel(queue::CancelArgs),
     /// Queue calls again that failed for good
     Redrive(queue::RedriveArgs),
+}
+
+/// What `catalog` does.
+#[derive(Debug, Subcommand)]
+pub enum Catalog {
+    /// Write apps, functions and triggers of a database as lines of JSON
+    Export(catalog::ExportArgs),
+    /// Take such lines into a database, of the same kind or another
+    Import(catalog::ImportArgs),
 }
 
 /// What `ca` does.

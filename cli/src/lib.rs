@@ -19,6 +19,7 @@ pub mod build_command;
 pub mod bump;
 pub mod ca;
 pub mod calls;
+pub mod catalog;
 pub mod client;
 pub mod completion;
 pub mod config;
@@ -56,7 +57,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use args::{
-    Ca, Calls, Cli, Command, Create, Delete, Get, GlobalArgs, Inspect, List, Node, Queue, Unset, Update, Use,
+    Ca, Calls, Catalog, Cli, Command, Create, Delete, Get, GlobalArgs, Inspect, List, Node, Queue, Unset,
+    Update, Use,
 };
 use contexts::ContextStore;
 use output::Output;
@@ -74,6 +76,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ca(Ca::Init(args)) => ca::init(output, &args)?,
         Command::Ca(Ca::Issue(args)) => ca::issue(output, &args)?,
         Command::Ca(Ca::Show(args)) => ca::show(output, &args)?,
+        Command::Catalog(Catalog::Export(args)) => catalog::export(&args)?,
+        Command::Catalog(Catalog::Import(args)) => catalog::import(output, &args)?,
         Command::Node(Node::Token(args)) => node_token::run(output, &args)?,
         Command::Node(Node::Join(args)) => node_join::run(output, &args)?,
         Command::Create(Create::Context(args)) => {
@@ -161,6 +165,7 @@ fn with_server(global: &GlobalArgs, output: Output, command: Command) -> Result<
             | Command::Bump(_)
             | Command::Completion(_)
             | Command::Ca(_)
+            | Command::Catalog(_)
             | Command::Node(_)
             | Command::Use(_)
             | Command::Create(Create::Context(_))

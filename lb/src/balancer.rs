@@ -37,7 +37,8 @@ const RECORDS_WAITING_MAX: usize = 16 * 1024;
 /// What callers may do, and where state is kept.
 #[derive(Debug, Clone, Args)]
 pub struct EdgeArgs {
-    /// Database of apps, functions, triggers and call records: SQLite, or Postgres for several balancers
+    /// Database of apps, functions, triggers and call records: SQLite, or Postgres, MySQL or MariaDB
+    /// for several balancers
     /// [default: kiln.db in the data folder]
     #[arg(long, env = "FN_DB_URL", value_name = "URL", hide_env_values = true)]
     pub db_url: Option<String>,

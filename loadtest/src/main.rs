@@ -13,7 +13,7 @@ use kiln_loadtest::{cost, process, report};
 /// Measures Kiln beside HAProxy, nginx, Pingora and Docker on this machine
 #[derive(Debug, Parser)]
 struct Options {
-    /// Benchmarks to run: edge, warm, split, cold, fleet, async, memory; all of them if none is named
+    /// Benchmarks to run: edge, warm, split, cold, fleet, async, catalog, memory; all of them if none is named
     names: Vec<String>,
     /// Rounds; each measures Kiln and its peers one after the other
     #[arg(long, default_value_t = 5)]
@@ -24,6 +24,9 @@ struct Options {
     /// Messages of a burst of detached calls; of the benchmark async
     #[arg(long, default_value_t = 100_000)]
     messages: usize,
+    /// Functions of a large catalog; of the benchmark catalog
+    #[arg(long, default_value_t = 100_000)]
+    functions: usize,
     /// Folder of Kiln's binaries
     #[arg(long, default_value = "target/release")]
     binaries: PathBuf,
@@ -51,8 +54,8 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let chosen = choose(&options.names)?;
     let duration = Duration::try_from_secs_f64(options.seconds).context("--seconds must be positive")?;
-    if options.rounds == 0 || options.messages == 0 || duration.is_zero() {
-        bail!("--rounds, --messages and --seconds must be larger than 0");
+    if options.rounds == 0 || options.messages == 0 || options.functions == 0 || duration.is_zero() {
+        bail!("--rounds, --messages, --functions and --seconds must be larger than 0");
     }
     for Entry { name, what, needs, run: benchmark } in chosen {
         println!("{name}: {what}");
@@ -78,6 +81,7 @@ fn run(options: &Options) -> Result<()> {
             rounds: options.rounds,
             duration,
             messages: options.messages,
+            functions: options.functions,
             results: options.results.clone(),
         };
         let rows = benchmark(&bench).with_context(|| format!("benchmark {name}"))?;

@@ -16,6 +16,7 @@ pub mod link;
 pub mod listen;
 pub mod model;
 pub mod mux;
+pub mod mysql_url;
 pub mod program;
 pub mod queue;
 pub mod record;

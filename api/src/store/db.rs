@@ -9,21 +9,30 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kiln_shared::record::{CallRecord, LogChunk};
-use sea_query::{Expr, PostgresQueryBuilder, SqliteQueryBuilder};
+use sea_query::{Expr, ExprTrait, MysqlQueryBuilder, PostgresQueryBuilder, Query, SqliteQueryBuilder};
 use sea_query_sqlx::SqlxBinder;
+use sqlx::mysql::MySqlRow;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, FromRow, Postgres, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, FromRow, MySql, Postgres, Sqlite, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{StoreError, postgres, sqlite};
+use super::server::{Connections, in_time};
+use super::{StoreError, mysql, postgres, sqlite};
 
 /// A row that can be read from every database.
 pub(crate) trait Row:
-    for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
+    for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, MySqlRow> + Send + Unpin
 {
 }
-impl<T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin> Row for T {}
+impl<T> Row for T where
+    T: for<'r> FromRow<'r, SqliteRow>
+        + for<'r> FromRow<'r, PgRow>
+        + for<'r> FromRow<'r, MySqlRow>
+        + Send
+        + Unpin
+{
+}
 
 /// What a transaction changes. A crash of the process alone costs nothing that was committed either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,16 +44,17 @@ pub(crate) enum Writing {
 }
 
 /// Connections to the database.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Db {
     engine: Engine,
     writing: Arc<Semaphore>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) enum Engine {
     Sqlite(sqlite::Connections),
-    Postgres(postgres::Connections),
+    Postgres(Connections<Postgres>),
+    MySql(Connections<MySql>),
 }
 
 impl Db {
@@ -54,7 +64,7 @@ impl Db {
 
     /// True if the database is a server.
     pub(super) fn is_remote(&self) -> bool {
-        matches!(self.engine, Engine::Postgres(_))
+        !matches!(self.engine, Engine::Sqlite(_))
     }
 
     /// The database's own time, in milliseconds since 1970. A file's is this host's.
@@ -62,6 +72,7 @@ impl Db {
         match &self.engine {
             Engine::Sqlite(_) => Expr::val(Timestamp::now().as_millisecond()),
             Engine::Postgres(_) => Expr::cust("(extract(epoch FROM clock_timestamp()) * 1000)::bigint"),
+            Engine::MySql(_) => Expr::cust("CAST(unix_timestamp(sysdate(3)) * 1000 AS SIGNED)"),
         }
     }
 
@@ -74,6 +85,7 @@ impl Db {
         match &self.engine {
             Engine::Sqlite(_) => operation.await,
             Engine::Postgres(connections) => connections.bounded(operation).await,
+            Engine::MySql(connections) => connections.bounded(operation).await,
         }
     }
 
@@ -82,6 +94,7 @@ impl Db {
         let transaction = match &self.engine {
             Engine::Sqlite(connections) => OnOne::Sqlite(connections.read().await?),
             Engine::Postgres(connections) => OnOne::Postgres(connections.read().await?),
+            Engine::MySql(connections) => OnOne::MySql(connections.read().await?),
         };
         Ok(Session { transaction, _writing: None })
     }
@@ -100,7 +113,14 @@ impl Db {
                     let turn = turn.await;
                     Ok((OnOne::Postgres(connections.write(writing).await?), turn))
                 };
-                postgres::in_time(begun).await?
+                in_time(begun).await?
+            }
+            Engine::MySql(connections) => {
+                let begun = async {
+                    let turn = turn.await;
+                    Ok((OnOne::MySql(connections.write(writing).await?), turn))
+                };
+                in_time(begun).await?
             }
         };
         Ok(Session { transaction, _writing: Some(turn) })
@@ -116,6 +136,7 @@ impl Db {
             }
             // Others may append at the same time.
             Engine::Postgres(connections) => connections.append(calls, logs).await,
+            Engine::MySql(connections) => connections.append(calls, logs).await,
         }
     }
 
@@ -129,6 +150,7 @@ impl Db {
         match &self.engine {
             Engine::Sqlite(connections) => connections.close().await,
             Engine::Postgres(connections) => connections.close().await,
+            Engine::MySql(connections) => connections.close().await,
         }
     }
 }
@@ -142,6 +164,7 @@ pub(crate) struct Session {
 enum OnOne {
     Sqlite(Transaction<'static, Sqlite>),
     Postgres(Transaction<'static, Postgres>),
+    MySql(Transaction<'static, MySql>),
 }
 
 /// Builds a statement for the session's database and runs it with a method of sqlx.
@@ -155,6 +178,10 @@ macro_rules! run {
             OnOne::Postgres(transaction) => {
                 let (sql, values) = $statement.build_sqlx(PostgresQueryBuilder);
                 let values = postgres::storable(values);
+                $query(AssertSqlSafe(sql), values).$method(&mut **transaction).await.map(Into::into)
+            }
+            OnOne::MySql(transaction) => {
+                let (sql, values) = $statement.build_sqlx(MysqlQueryBuilder);
                 $query(AssertSqlSafe(sql), values).$method(&mut **transaction).await.map(Into::into)
             }
         }
@@ -176,6 +203,12 @@ impl From<sqlx::postgres::PgQueryResult> for Changed {
     }
 }
 
+impl From<sqlx::mysql::MySqlQueryResult> for Changed {
+    fn from(result: sqlx::mysql::MySqlQueryResult) -> Self {
+        Self(result.rows_affected())
+    }
+}
+
 impl Session {
     /// Runs a statement; how many rows it changed.
     pub(crate) async fn execute(&mut self, statement: &impl SqlxBinder) -> Result<u64, StoreError> {
@@ -193,10 +226,43 @@ impl Session {
         Ok(run!(self, query, sqlx::query_as_with, fetch_optional)?)
     }
 
+    /// The name of the type of whole numbers of 64 bits, to convert to.
+    pub(super) fn integer(&self) -> &'static str {
+        match &self.transaction {
+            OnOne::Sqlite(_) | OnOne::Postgres(_) => "bigint",
+            OnOne::MySql(_) => "signed",
+        }
+    }
+
+    /// Takes the next revision of the catalog.
+    pub(super) async fn next_revision(&mut self) -> Result<i64, StoreError> {
+        if let OnOne::MySql(transaction) = &mut self.transaction {
+            return mysql::next_revision(transaction).await;
+        }
+        let next = Query::update()
+            .table("feed")
+            .value("revision", Expr::col("revision").add(1))
+            .returning(Query::returning().column("revision"))
+            .to_owned();
+        let next: Option<(i64,)> = self.first(&next).await?;
+        Ok(next.map_or(0, |(revision,)| revision))
+    }
+
+    /// Removes all logs of a function's calls.
+    pub(super) async fn remove_logs_of(&mut self, fn_id: &str) -> Result<(), StoreError> {
+        if let OnOne::MySql(transaction) = &mut self.transaction {
+            return mysql::remove_logs_of(transaction, fn_id).await;
+        }
+        let calls =
+            Query::select().column("id").from("calls").and_where(Expr::col("fn_id").eq(fn_id)).to_owned();
+        let logs = Expr::col("call_id").in_subquery(calls);
+        self.execute(Query::delete().from_table("logs").and_where(logs)).await.map(drop)
+    }
+
     /// Has the commit tell all processes that the catalog changed, where the database can.
     pub(super) async fn notify(&mut self) -> Result<(), StoreError> {
         match &mut self.transaction {
-            OnOne::Sqlite(_) => Ok(()),
+            OnOne::Sqlite(_) | OnOne::MySql(_) => Ok(()),
             OnOne::Postgres(transaction) => postgres::notify(transaction).await,
         }
     }
@@ -207,6 +273,7 @@ impl Session {
             // Who writes is alone.
             OnOne::Sqlite(_) => Ok(true),
             OnOne::Postgres(transaction) => postgres::alone_removes_records(transaction).await,
+            OnOne::MySql(transaction) => mysql::alone_removes_records(transaction).await,
         }
     }
 
@@ -215,6 +282,7 @@ impl Session {
         match self.transaction {
             OnOne::Sqlite(transaction) => transaction.commit().await?,
             OnOne::Postgres(transaction) => transaction.commit().await?,
+            OnOne::MySql(transaction) => transaction.commit().await?,
         }
         Ok(())
     }

@@ -17,13 +17,7 @@ const CHANGES_SLACK: u64 = 512;
 impl Session {
     /// Adds a change of a `R` to the feed; its revision.
     pub(super) async fn announce<R: Resource>(&mut self, id: &str) -> Result<u64, StoreError> {
-        let next = Query::update()
-            .table("feed")
-            .value("revision", Expr::col("revision").add(1))
-            .returning(Query::returning().column("revision"))
-            .to_owned();
-        let next: Option<(i64,)> = self.first(&next).await?;
-        let revision = next.map_or(0, |(revision,)| from_sql(revision));
+        let revision = from_sql(self.next_revision().await?);
         let insert = Query::insert()
             .into_table("changes")
             .columns(["revision", "kind", "id"])
@@ -36,6 +30,14 @@ impl Session {
         }
         self.notify().await?;
         Ok(revision)
+    }
+
+    /// Ends the history that the feed tells: whoever follows it takes a snapshot. The new revision.
+    pub(super) async fn begin_anew(&mut self) -> Result<u64, StoreError> {
+        self.execute(Query::delete().from_table("changes")).await?;
+        // Two revisions on, so that nobody can be just before the oldest change that is known.
+        self.next_revision().await?;
+        self.announce::<App>("").await
     }
 
     /// Which database this is, and the newest revision; 0 if there never was a change.

@@ -20,7 +20,7 @@ impl FleetStore for SqlStore {
         expires_at: Timestamp,
         now: Timestamp,
     ) -> StoreFuture<'a, bool> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.write(Writing::Catalog).await?;
             let forgotten = now.saturating_sub(CLAIM_KEPT).unwrap_or(Timestamp::MIN);
             let old = Expr::col("expires_at").lt(forgotten.as_millisecond());
@@ -29,22 +29,23 @@ impl FleetStore for SqlStore {
                 .into_table("join_tokens")
                 .columns(["id", "used_by", "expires_at"])
                 .values_panic([id.into(), used_by.into(), expires_at.as_millisecond().into()])
-                .on_conflict(OnConflict::column("id").do_nothing().to_owned())
                 .to_owned();
-            let query = Query::select()
+            let known = Query::select()
                 .column("used_by")
                 .from("join_tokens")
                 .and_where(Expr::col("id").eq(id))
                 .to_owned();
-            let claimed = session.execute(&claim).await? == 1
-                || session.first::<(Option<String>,)>(&query).await? == Some((Some(used_by.to_owned()),));
+            let claimed = match session.first::<(Option<String>,)>(&known).await? {
+                Some((by,)) => by.as_deref() == Some(used_by),
+                None => session.execute(&claim).await? == 1,
+            };
             session.commit().await?;
             Ok(claimed)
         })
     }
 
     fn announce_balancer<'a>(&'a self, name: &'a str, link_address: &'a str) -> StoreFuture<'a, ()> {
-        self.run(async move {
+        self.run(move || async move {
             let latest = OnConflict::column("name").update_columns(["link_address", "seen_at"]).to_owned();
             let insert = Query::insert()
                 .into_table("balancers")
@@ -59,7 +60,7 @@ impl FleetStore for SqlStore {
     }
 
     fn balancers(&self, within: SignedDuration) -> StoreFuture<'_, Vec<BalancerEntry>> {
-        self.run(async move {
+        self.run(move || async move {
             let since = self.db.now().sub(i64::try_from(within.as_millis()).unwrap_or(i64::MAX));
             let query = Query::select()
                 .columns(["name", "link_address", "seen_at"])
@@ -73,7 +74,7 @@ impl FleetStore for SqlStore {
     }
 
     fn forget_balancer<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
-        self.run(async move {
+        self.run(move || async move {
             let this = Expr::col("name").eq(name);
             let mut session = self.db.write(Writing::Catalog).await?;
             session.execute(Query::delete().from_table("balancers").and_where(this)).await?;
@@ -82,22 +83,26 @@ impl FleetStore for SqlStore {
     }
 
     fn remove_node<'a>(&'a self, name: &'a str) -> StoreFuture<'a, bool> {
-        self.run(async move {
-            let insert = Query::insert()
-                .into_table("removed_nodes")
-                .columns(["name", "removed_at"])
-                .values_panic([name.into(), self.db.now()])
-                .on_conflict(OnConflict::column("name").do_nothing().to_owned())
-                .to_owned();
+        self.run(move || async move {
             let mut session = self.db.write(Writing::Catalog).await?;
-            let is_new = session.execute(&insert).await? == 1;
+            let this = Expr::col("name").eq(name);
+            let known = Query::select().column("name").from("removed_nodes").and_where(this).to_owned();
+            let is_new = session.first::<(String,)>(&known).await?.is_none();
+            if is_new {
+                let insert = Query::insert()
+                    .into_table("removed_nodes")
+                    .columns(["name", "removed_at"])
+                    .values_panic([name.into(), self.db.now()])
+                    .to_owned();
+                session.execute(&insert).await?;
+            }
             session.commit().await?;
             Ok(is_new)
         })
     }
 
     fn removed_nodes(&self) -> StoreFuture<'_, Vec<String>> {
-        self.run(async move {
+        self.run(move || async move {
             let query =
                 Query::select().column("name").from("removed_nodes").order_by("name", Order::Asc).to_owned();
             let rows: Vec<(String,)> = self.db.read().await?.all(&query).await?;

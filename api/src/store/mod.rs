@@ -6,12 +6,16 @@
 mod db;
 mod feed;
 mod fleet;
+mod mysql;
 mod notices;
 mod open;
+mod portable;
 mod postgres;
 mod records;
+mod refusal;
 mod resource;
 mod schedules;
+mod server;
 mod sql;
 mod sqlite;
 
@@ -63,39 +67,22 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        if is_away(&error) { Self::Unreachable(Arc::new(error)) } else { Self::Database(error) }
+        if refusal::is_away(&error) { Self::Unreachable(Arc::new(error)) } else { Self::Database(error) }
     }
 }
 
-/// True if the same may succeed later: no connection, no answer in time, no room, no lock, no right to write as
-/// on a stand-by server.
-///
-/// Codes: <https://www.postgresql.org/docs/15/errcodes-appendix.html> (five characters) and
-/// <https://www.sqlite.org/rescode.html> (a number, whose lowest byte counts).
-fn is_away(error: &sqlx::Error) -> bool {
-    const POSTGRES: [&str; 11] =
-        ["08", "25006", "25P03", "28", "3D", "40", "53", "55P03", "57014", "57P", "58"];
-    const SQLITE_BUSY: u32 = 5;
-    const SQLITE_LOCKED: u32 = 6;
-    const SQLITE_FULL: u32 = 13;
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(cause) => cause.code().is_some_and(|code| match code.parse::<u32>() {
-            Ok(number) if code.len() < 5 => {
-                matches!(number & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_FULL)
-            }
-            _ => POSTGRES.iter().any(|class| code.starts_with(class)),
-        }),
-        _ => false,
+impl StoreError {
+    /// True if nothing was changed since others were in the way: the same may succeed at once.
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Unreachable(cause) if refusal::is_conflict(cause))
     }
 }
 
 /// What a store's methods return.
 pub(crate) type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Hears how many rows more were written.
+pub(crate) type Progress<'a> = &'a (dyn Fn(usize) + Sync);
 
 /// A value and the catalog's revision that it brought about.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,6 +144,57 @@ pub struct Snapshot {
     pub functions: Vec<FunctionResource>,
     /// All triggers, sorted by id.
     pub triggers: Vec<Trigger>,
+}
+
+/// All that a fleet needs of a database to go on with another one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Contents {
+    /// Apps, functions and triggers.
+    pub catalog: Snapshot,
+    /// How far schedules were fired.
+    pub fired_ticks: Vec<FiredTick>,
+    /// Nodes that may not come back.
+    pub removed_nodes: Vec<RemovedNode>,
+    /// Tokens that let nobody in any more.
+    pub used_tokens: Vec<UsedToken>,
+}
+
+/// A schedule was fired up to a tick.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FiredTick {
+    /// The trigger.
+    pub trigger_id: String,
+    /// The tick, in seconds since 1970.
+    pub tick_second: i64,
+}
+
+/// A node was removed from the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedNode {
+    /// Its name.
+    pub name: String,
+    /// When, in milliseconds since 1970.
+    pub removed_at: i64,
+}
+
+/// A join token was used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedToken {
+    /// Names the token.
+    pub id: String,
+    /// Who used it.
+    pub used_by: Option<String>,
+    /// When it ends, in milliseconds since 1970.
+    pub expires_at: i64,
+}
+
+/// What becomes of the apps of a database that a catalog is taken into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// They are kept: if there are any, nothing is changed.
+    Refused,
+    /// They are removed, with their functions and triggers.
+    Replaced,
 }
 
 /// What differs from an earlier revision. Each resource occurs at most once.
@@ -252,7 +290,7 @@ pub(crate) struct ToldCall {
 ///
 /// Ids come as the client gave them: a text that is no id names nothing.
 pub(crate) trait CatalogStore:
-    RecordStore + FleetStore + ScheduleStore + fmt::Debug + Send + Sync
+    RecordStore + FleetStore + ScheduleStore + PortableStore + fmt::Debug + Send + Sync
 {
     /// Stores a new app.
     fn create_app<'a>(&'a self, input: &'a AppInput, now: Timestamp) -> StoreFuture<'a, Committed<App>>;
@@ -388,4 +426,18 @@ pub(crate) trait ScheduleStore: Send + Sync {
     /// Remembers that schedules were fired up to these ticks, where they are the holder's still.
     fn ticks_fired<'a>(&'a self, ticks: &'a [(TriggerId, Timestamp)], holder: &'a str)
     -> StoreFuture<'a, ()>;
+}
+
+/// The way out of one database and into another.
+pub(crate) trait PortableStore: Send + Sync {
+    /// All that is to move.
+    fn contents(&self) -> StoreFuture<'_, Contents>;
+    /// Takes it in, in one transaction; the new revision, or `None` if there are apps and they are kept. `progress` hears
+    /// how many rows more were written.
+    fn restore<'a>(
+        &'a self,
+        contents: &'a Contents,
+        existing: Existing,
+        progress: Progress<'a>,
+    ) -> StoreFuture<'a, Option<u64>>;
 }

@@ -5,31 +5,36 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sqlx::migrate::MigrateError;
+use sqlx::migrate::{MigrateError, Migrator};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::db::Db;
+use super::db::{Db, Engine};
 use super::notices::Notices;
 use super::sql::SqlStore;
-use super::{postgres, sqlite};
+use super::{mysql, postgres, sqlite};
 
 /// Why the catalog could not be opened. One line each, with the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL names no database that Kiln knows.
     #[error(
-        "database URL {0:?} is not supported; use sqlite:///path/to/kiln.db, sqlite://:memory: or postgres://user:password@host:port/database"
+        "database URL {0:?} is not supported; use sqlite:///path/to/kiln.db, sqlite://:memory:, postgres://user:password@host:port/database or mysql://user:password@host:port/database"
     )]
     Url(String),
-    /// The URL is one of Postgres, but not a good one. The text shows nothing of it.
+    /// The URL is one of a server, but not a good one. The text shows nothing of it.
     #[error(
-        "the database's URL cannot be used: {0}; use postgres://user:password@host:port/database?sslmode=require, with %XX for special characters in the password"
+        "the database's URL cannot be used: {reason}; use {example}, with %XX for special characters in the password"
     )]
-    PostgresUrl(String),
+    ServerUrl {
+        /// What is wrong.
+        reason: String,
+        /// A good one.
+        example: &'static str,
+    },
     /// The database is there, but refuses.
     #[error("database {database} refuses: {reason}; check user, password, database and sslmode of its URL")]
-    Postgres {
+    Refused {
         /// Its name and address.
         database: String,
         /// Its own words.
@@ -37,12 +42,37 @@ pub enum OpenError {
     },
     /// The schema is newer than this Kiln.
     #[error(
-        "database {database} has another version's schema: {reason}; use the version of Kiln that wrote it, or a copy from before"
+        "database {database} has a newer schema (step {step}) than this Kiln, {kiln}, which knows steps up to {known}; use the version of Kiln that wrote it, or a copy from before",
+        kiln = env!("CARGO_PKG_VERSION")
     )]
-    PostgresSchema {
+    Newer {
+        /// The file, or name and address.
+        database: String,
+        /// Its newest step.
+        step: i64,
+        /// This Kiln's.
+        known: i64,
+    },
+    /// A step of the schema has this Kiln's number, but is another one.
+    #[error(
+        "database {database} has another version's schema: its step {step} is not this one's; use the version of Kiln that wrote it, or another database"
+    )]
+    Other {
+        /// The file, or name and address.
+        database: String,
+        /// The first step that differs.
+        step: i64,
+    },
+    /// The schema is older than this Kiln, and the database does not let it be changed.
+    #[error(
+        "database {database} cannot be brought to this version's schema (step {step}: {reason}); open it once with a user that may make and alter tables"
+    )]
+    NotUpgraded {
         /// Its name and address.
         database: String,
-        /// What does not fit.
+        /// The first step that is missing.
+        step: i64,
+        /// Its own words.
         reason: String,
     },
     /// The directory could not be made.
@@ -71,9 +101,9 @@ pub enum OpenError {
         /// Why not.
         source: sqlx::Error,
     },
-    /// The schema is newer than this Kiln, or a migration failed.
+    /// A step to this Kiln's schema failed.
     #[error(
-        "database {database} cannot be brought to this version's schema: {source}; use the version of Kiln that wrote it, or a copy from before"
+        "database {database} cannot be brought to this version's schema: {source}; check the disk that it is on, or use a copy from before"
     )]
     Schema {
         /// The file or `:memory:`.
@@ -81,6 +111,20 @@ pub enum OpenError {
         /// Why not.
         source: MigrateError,
     },
+}
+
+impl OpenError {
+    /// What is wrong with a schema, if waiting does not mend it.
+    pub(super) fn schema(database: String, error: &MigrateError, known: &Migrator) -> Result<(), Self> {
+        match error {
+            MigrateError::VersionMissing(step) => {
+                let known = known.iter().map(|migration| migration.version).max().unwrap_or_default();
+                Err(Self::Newer { database, step: *step, known })
+            }
+            MigrateError::VersionMismatch(step) => Err(Self::Other { database, step: *step }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Tasks that live as long as their store.
@@ -117,8 +161,10 @@ impl Background {
 /// looked for in the background.
 pub(crate) async fn open(url: &str, notices: Arc<Notices>) -> Result<SqlStore, OpenError> {
     let background = Background::new();
-    let engine = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        postgres::open(url, notices, &background).await?
+    let engine = if is_of(url, &["postgres", "postgresql"]) {
+        Engine::Postgres(postgres::open(url, notices, &background).await?)
+    } else if is_of(url, &["mysql", "mariadb"]) {
+        Engine::MySql(mysql::open(url, notices, &background).await?)
     } else {
         let database = url
             .strip_prefix("sqlite:")
@@ -128,6 +174,10 @@ pub(crate) async fn open(url: &str, notices: Arc<Notices>) -> Result<SqlStore, O
         sqlite::open(database, notices, &background).await?
     };
     Ok(SqlStore::new(Db::new(engine), background))
+}
+
+fn is_of(url: &str, schemes: &[&str]) -> bool {
+    url.split_once("://").is_some_and(|(scheme, _)| schemes.contains(&scheme))
 }
 
 /// What may be shown of a URL of an unknown kind, which may hold a password.

@@ -59,7 +59,8 @@ impl Session {
 
     /// Bytes of the logs that `which` selects.
     async fn log_bytes(&mut self, which: Condition) -> Result<u64, StoreError> {
-        let query = Query::select().expr(sum_of_bytes()).from("logs").cond_where(which).to_owned();
+        let sum = sum_of_bytes(self.integer());
+        let query = Query::select().expr(sum).from("logs").cond_where(which).to_owned();
         let sum: Option<(Option<i64>,)> = self.first(&query).await?;
         Ok(sum.and_then(|(bytes,)| bytes).map_or(0, i64::unsigned_abs))
     }
@@ -78,7 +79,12 @@ impl Session {
     pub(super) async fn remove_records_of(&mut self, fn_id: &str) -> Result<Kept, StoreError> {
         let of_function = Condition::all().add(Expr::col("fn_id").eq(fn_id));
         let ids = Query::select().column("id").from("calls").cond_where(of_function.clone()).to_owned();
-        self.remove_records(of_function, Condition::all().add(Expr::col("call_id").in_subquery(ids))).await
+        let log_bytes = self.log_bytes(Condition::all().add(Expr::col("call_id").in_subquery(ids))).await?;
+        if log_bytes > 0 {
+            self.remove_logs_of(fn_id).await?;
+        }
+        let calls = self.execute(Query::delete().from_table("calls").cond_where(of_function)).await?;
+        Ok(Kept { calls, log_bytes })
     }
 
     /// Removes the `count` oldest calls, and the logs that are older than all that are left.
@@ -100,7 +106,7 @@ impl Session {
         while passed < bytes {
             let query = Query::select()
                 .column("call_id")
-                .expr(sum_of_bytes())
+                .expr(sum_of_bytes(self.integer()))
                 .from("logs")
                 .and_where(Expr::col("call_id").gt(last.as_str()))
                 .group_by_col("call_id")
@@ -130,9 +136,9 @@ impl Session {
     }
 }
 
-/// The sum as a number of 64 bits, which in Postgres it is not by itself.
-fn sum_of_bytes() -> FunctionCall {
-    Func::cast_as(Func::sum(Expr::col("bytes")), "bigint")
+/// The sum as a number of 64 bits, which on servers it is not by itself.
+fn sum_of_bytes(integer: &'static str) -> FunctionCall {
+    Func::cast_as(Func::sum(Expr::col("bytes")), integer)
 }
 
 /// Rows up to `last`, the oldest ones.
@@ -196,7 +202,7 @@ impl SqlStore {
 
 impl RecordStore for SqlStore {
     fn append<'a>(&'a self, batch: &'a [Record]) -> StoreFuture<'a, Kept> {
-        self.run(async move {
+        self.run(move || async move {
             let mut calls: Vec<&CallRecord> = Vec::with_capacity(batch.len());
             let mut chunks: Vec<&LogChunk> = Vec::new();
             for record in batch {
@@ -214,7 +220,7 @@ impl RecordStore for SqlStore {
     }
 
     fn trim(&self, retention: Retention) -> StoreFuture<'_, Kept> {
-        self.run(async move {
+        self.run(move || async move {
             let counters = self.counters().await?;
             let mut session = self.db.write(Writing::Records).await?;
             if !session.alone_removes_records().await? {
@@ -239,7 +245,7 @@ impl RecordStore for SqlStore {
     }
 
     fn calls<'a>(&'a self, fn_id: &'a str, page: &'a CallsPage) -> StoreFuture<'a, Vec<CallRecord>> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.read().await?;
             let function: FunctionResource = session.get(fn_id).await?;
             let mut query = select_calls();
@@ -260,7 +266,7 @@ impl RecordStore for SqlStore {
     }
 
     fn call<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, CallRecord> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.read().await?;
             let row = session.find_call(fn_id, call_id).await?.ok_or(ApiError::CallNotFound)?;
             row.decode(&session.get(fn_id).await?)
@@ -268,7 +274,7 @@ impl RecordStore for SqlStore {
     }
 
     fn told<'a>(&'a self, call_id: &'a str) -> StoreFuture<'a, ToldCall> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.read().await?;
             let query = select_calls()
                 .columns(["fn_id", STORY_COLUMN])
@@ -285,7 +291,7 @@ impl RecordStore for SqlStore {
     }
 
     fn log<'a>(&'a self, fn_id: &'a str, call_id: &'a str) -> StoreFuture<'a, String> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.read().await?;
             if session.find_call(fn_id, call_id).await?.is_none() {
                 return Err(ApiError::LogNotFound.into());

@@ -25,6 +25,10 @@ pub(crate) trait Resource: Serialize + DeserializeOwned {
     fn values(&self) -> Vec<SimpleExpr>;
     /// Its id.
     fn id(&self) -> &str;
+    /// The whole as JSON.
+    fn document(&self) -> String {
+        serde_json::to_string(self).expect("resources have text keys only")
+    }
 }
 
 impl Resource for App {
@@ -113,10 +117,6 @@ fn decode<R: Resource>((id, document): (String, String)) -> Result<R, StoreError
     serde_json::from_str(&document).map_err(|source| StoreError::Corrupt { kind: R::KIND, id, source })
 }
 
-fn encode<R: Resource>(resource: &R) -> SimpleExpr {
-    serde_json::to_string(resource).expect("resources have text keys only").into()
-}
-
 impl Session {
     /// All resources of a query made with [`documents`].
     pub(crate) async fn resources<R: Resource>(
@@ -143,7 +143,7 @@ impl Session {
     /// Adds a resource.
     pub(crate) async fn insert<R: Resource>(&mut self, resource: &R) -> Result<(), StoreError> {
         let mut values = resource.values();
-        values.push(encode(resource));
+        values.push(resource.document().into());
         let insert = Query::insert()
             .into_table(R::TABLE)
             .columns(R::COLUMNS.iter().copied().chain(["document"]))
@@ -158,7 +158,7 @@ impl Session {
         let update = Query::update()
             .table(R::TABLE)
             .values(columns)
-            .value("document", encode(resource))
+            .value("document", resource.document())
             .and_where(Expr::col("id").eq(resource.id()))
             .to_owned();
         self.execute(&update).await.map(drop)

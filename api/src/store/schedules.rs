@@ -24,7 +24,7 @@ impl ScheduleStore for SqlStore {
         now: Timestamp,
         until: Timestamp,
     ) -> StoreFuture<'a, Vec<Claimed>> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.write(Writing::Catalog).await?;
             let (known, rows) = (session.known_triggers(ticks).await?, session.schedules(ticks).await?);
             let mut answers = Vec::with_capacity(ticks.len());
@@ -49,7 +49,7 @@ impl ScheduleStore for SqlStore {
         ticks: &'a [(TriggerId, Timestamp)],
         holder: &'a str,
     ) -> StoreFuture<'a, ()> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.write(Writing::Catalog).await?;
             for (id, tick) in ticks {
                 let column = Expr::col("tick_second");

@@ -1,6 +1,7 @@
 //! The store on a SQL database: each method one transaction over the statements of this folder.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kiln_shared::model::{
@@ -9,12 +10,18 @@ use kiln_shared::model::{
 use sea_query::{Expr, ExprTrait, SelectStatement};
 
 use tokio::sync::OnceCell;
+use tokio::time::sleep;
 
 use super::db::{Db, Session, Writing};
 use super::open::Background;
 use super::records::Counters;
 use super::resource::{Resource, documents, paginate, source_column};
 use super::{CatalogStore, Changes, Committed, Kept, Page, Snapshot, StoreError, StoreFuture};
+
+/// Tries of an operation that others are in the way of. Each may wait for a lock as long as its server lets it.
+const TRIES_MAX: u32 = 3;
+/// Pause before the second try; doubles.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A [`CatalogStore`] on SQL.
 #[derive(Debug)]
@@ -31,12 +38,23 @@ impl SqlStore {
         Self { db, counters: OnceCell::new(), background }
     }
 
-    /// An operation within its bounds.
-    pub(super) fn run<'a, T: 'a>(
-        &'a self,
-        operation: impl Future<Output = Result<T, StoreError>> + Send + 'a,
-    ) -> StoreFuture<'a, T> {
-        Box::pin(self.db.bounded(operation))
+    /// An operation within its bounds; tried again if it was undone for the sake of another one.
+    pub(super) fn run<'a, T, F>(&'a self, operation: impl Fn() -> F + Send + 'a) -> StoreFuture<'a, T>
+    where
+        T: Send + 'a,
+        F: Future<Output = Result<T, StoreError>> + Send + 'a,
+    {
+        Box::pin(self.db.bounded(async move {
+            let mut pause = CONFLICT_PAUSE;
+            for _ in 1..TRIES_MAX {
+                match operation().await {
+                    Err(error) if error.is_conflict() => sleep(pause).await,
+                    done => return done,
+                }
+                pause *= 2;
+            }
+            operation().await
+        }))
     }
 
     async fn list<R: Resource>(&self, query: SelectStatement, page: &Page) -> Result<Vec<R>, StoreError> {
@@ -124,7 +142,7 @@ async fn check_taken(session: &mut Session, trigger: &Trigger) -> Result<(), Sto
 
 impl CatalogStore for SqlStore {
     fn create_app<'a>(&'a self, input: &'a AppInput, now: Timestamp) -> StoreFuture<'a, Committed<App>> {
-        self.run(async move {
+        self.run(move || async move {
             let app = App::create(input, now)?;
             add(self.db.write(Writing::Catalog).await?, app, ApiError::AppExists).await
         })
@@ -136,7 +154,7 @@ impl CatalogStore for SqlStore {
         input: &'a AppInput,
         now: Timestamp,
     ) -> StoreFuture<'a, Committed<App>> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.write(Writing::Catalog).await?;
             let old: App = session.get(id).await?;
             let new = old.update(input, now)?;
@@ -145,7 +163,7 @@ impl CatalogStore for SqlStore {
     }
 
     fn delete_app<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Committed<()>> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.write(Writing::Catalog).await?;
             session.get::<App>(id).await?;
             let of_app = documents::<FunctionResource>().and_where(Expr::col("app_id").eq(id)).to_owned();
@@ -164,11 +182,11 @@ impl CatalogStore for SqlStore {
     }
 
     fn app<'a>(&'a self, id: &'a str) -> StoreFuture<'a, App> {
-        self.run(async move { self.db.read().await?.get(id).await })
+        self.run(move || async move { self.db.read().await?.get(id).await })
     }
 
     fn apps<'a>(&'a self, page: &'a Page) -> StoreFuture<'a, Vec<App>> {
-        self.run(self.list(documents::<App>(), page))
+        self.run(move || self.list(documents::<App>(), page))
     }
 
     fn create_function<'a>(
@@ -176,7 +194,7 @@ impl CatalogStore for SqlStore {
         input: &'a FunctionInput,
         now: Timestamp,
     ) -> StoreFuture<'a, Committed<FunctionResource>> {
-        self.run(async move {
+        self.run(move || async move {
             FunctionResource::check_create(input)?;
             let mut session = self.db.write(Writing::Catalog).await?;
             let app = session.get(&input.app_id).await?;
@@ -191,7 +209,7 @@ impl CatalogStore for SqlStore {
         input: &'a FunctionInput,
         now: Timestamp,
     ) -> StoreFuture<'a, Committed<FunctionResource>> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.write(Writing::Catalog).await?;
             let old: FunctionResource = session.get(id).await?;
             let new = old.update(input, now)?;
@@ -200,7 +218,7 @@ impl CatalogStore for SqlStore {
     }
 
     fn delete_function<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Committed<()>> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.write(Writing::Catalog).await?;
             session.get::<FunctionResource>(id).await?;
             let (revision, records) = remove_function(&mut session, id).await?;
@@ -211,13 +229,13 @@ impl CatalogStore for SqlStore {
     }
 
     fn function<'a>(&'a self, id: &'a str) -> StoreFuture<'a, FunctionResource> {
-        self.run(async move { self.db.read().await?.get(id).await })
+        self.run(move || async move { self.db.read().await?.get(id).await })
     }
 
     fn functions<'a>(&'a self, app_id: &'a str, page: &'a Page) -> StoreFuture<'a, Vec<FunctionResource>> {
         let mut query = documents::<FunctionResource>();
         query.and_where(Expr::col("app_id").eq(app_id));
-        self.run(self.list(query, page))
+        self.run(move || self.list(query.clone(), page))
     }
 
     fn create_trigger<'a>(
@@ -225,7 +243,7 @@ impl CatalogStore for SqlStore {
         input: &'a TriggerInput,
         now: Timestamp,
     ) -> StoreFuture<'a, Committed<Trigger>> {
-        self.run(async move {
+        self.run(move || async move {
             Trigger::check_create(input)?;
             let mut session = self.db.write(Writing::Catalog).await?;
             let app: App = session.get(&input.app_id).await?;
@@ -242,7 +260,7 @@ impl CatalogStore for SqlStore {
         input: &'a TriggerInput,
         now: Timestamp,
     ) -> StoreFuture<'a, Committed<Trigger>> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.write(Writing::Catalog).await?;
             let old: Trigger = session.get(id).await?;
             let fn_id = if input.fn_id.is_empty() { old.fn_id.as_str() } else { &input.fn_id };
@@ -254,7 +272,7 @@ impl CatalogStore for SqlStore {
     }
 
     fn delete_trigger<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Committed<()>> {
-        self.run(async move {
+        self.run(move || async move {
             let mut session = self.db.write(Writing::Catalog).await?;
             session.get::<Trigger>(id).await?;
             session.remove::<Trigger>("id", id).await?;
@@ -265,7 +283,7 @@ impl CatalogStore for SqlStore {
     }
 
     fn trigger<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Trigger> {
-        self.run(async move { self.db.read().await?.get(id).await })
+        self.run(move || async move { self.db.read().await?.get(id).await })
     }
 
     fn triggers<'a>(
@@ -279,7 +297,7 @@ impl CatalogStore for SqlStore {
         if let Some(fn_id) = fn_id {
             query.and_where(Expr::col("fn_id").eq(fn_id));
         }
-        self.run(self.list(query, page))
+        self.run(move || self.list(query.clone(), page))
     }
 
     fn trigger_by_source<'a>(
@@ -288,7 +306,7 @@ impl CatalogStore for SqlStore {
         kind: TriggerType,
         source: &'a str,
     ) -> StoreFuture<'a, Trigger> {
-        self.run(async move {
+        self.run(move || async move {
             let query = documents::<Trigger>()
                 .and_where(Expr::col("app_id").eq(app_id))
                 .and_where(Expr::col("kind").eq(kind.as_str()))
@@ -303,11 +321,11 @@ impl CatalogStore for SqlStore {
     }
 
     fn snapshot(&self) -> StoreFuture<'_, Snapshot> {
-        self.run(async move { self.db.read().await?.snapshot().await })
+        self.run(move || async move { self.db.read().await?.snapshot().await })
     }
 
     fn changes_since(&self, revision: u64) -> StoreFuture<'_, Changes> {
-        self.run(async move { self.db.read().await?.changes_since(revision).await })
+        self.run(move || async move { self.db.read().await?.changes_since(revision).await })
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -5,8 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use kiln_api::{Catalog, OpenError};
+use sqlx::sqlite::SqliteConnectOptions;
 use tempfile::TempDir;
 
+use crate::schema;
 use crate::support::Api;
 
 fn directory() -> TempDir {
@@ -80,7 +82,7 @@ async fn urls_of_other_databases_are_refused() {
     for url in [
         "",
         "kiln.db",
-        "mysql://me:secret@db/kiln",
+        "oracle://me:secret@db/kiln",
         "me:secret@db",
         "sqlite://",
         "sqlite:",
@@ -92,17 +94,36 @@ async fn urls_of_other_databases_are_refused() {
     }
 }
 
+async fn run(path: &Path, statement: &str) {
+    let pool = sqlx::SqlitePool::connect(&url(path)).await.expect("the database");
+    sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).execute(&pool).await.expect("it runs");
+    pool.close().await;
+}
+
 #[tokio::test]
-async fn a_database_of_a_newer_version_is_left_alone() {
+async fn a_database_of_another_version_is_left_alone() {
+    let home = directory();
+    let (newer, other) = (home.path().join("newer.db"), home.path().join("other.db"));
+    schema::a_newer_database_is_left_alone(&url(&newer), async |statement: &str| {
+        run(&newer, statement).await;
+    })
+    .await;
+    schema::a_database_with_another_history_is_left_alone(&url(&other), async |statement: &str| {
+        run(&other, statement).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_older_database_is_brought_up_to_date() {
     let home = directory();
     let path = home.path().join("kiln.db");
-    let api = Api::on(Catalog::open(&url(&path)).await.expect("a catalog"));
-    api.catalog.close().await;
-    let pool = sqlx::SqlitePool::connect(&url(&path)).await.expect("the database");
-    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-        VALUES (9999, 'newer', true, x'00', 0)";
-    sqlx::query(newer).execute(&pool).await.expect("a row");
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.expect("the database");
+    schema::oldest("sqlite").await.run(&pool).await.expect("the schema");
     pool.close().await;
-    let text = open_error(&url(&path)).await;
-    assert!(text.contains("use the version of Kiln that wrote it") && text.contains("kiln.db"), "{text}");
+    schema::an_older_database_is_brought_up_to_date(&url(&path), async |statement: &str| {
+        run(&path, statement).await;
+    })
+    .await;
 }

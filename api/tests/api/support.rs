@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
-use crate::postgres;
+use crate::databases;
 
 /// Type of JSON answers.
 pub(crate) const JSON: &str = "application/json; charset=utf-8";
@@ -29,7 +29,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) async fn new() -> Self {
         let home = tempfile::tempdir().expect("a directory");
-        let url = match postgres::given() {
+        let url = match databases::given() {
             Some(server) => server.database().await,
             None => format!("sqlite://{}", home.path().join("new/directory/kiln.db").display()),
         };
@@ -93,7 +93,7 @@ impl Answer {
 impl Api {
     /// An API on an empty database of its own.
     pub(crate) async fn new() -> Self {
-        let url = match postgres::given() {
+        let url = match databases::given() {
             Some(server) => server.database().await,
             None => "sqlite://:memory:".to_owned(),
         };

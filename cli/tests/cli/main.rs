@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it")]
 
 mod api;
+mod catalog;
 mod contexts;
 mod deploy;
 mod identity;

@@ -15,11 +15,12 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 /// Variables that would change what kiln does.
-const VARIABLES: [&str; 11] = [
+const VARIABLES: [&str; 12] = [
     "FN_API_URL",
     "FN_REGISTRY",
     "FN_CONTEXT",
     "FN_TOKEN",
+    "FN_DB_URL",
     "FN_PORT",
     "KILN_BUILD",
     "KILN_CA_DIR",

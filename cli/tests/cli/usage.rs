@@ -28,6 +28,7 @@ fn help_names_every_verb_and_teaches_by_example() {
         "calls",
         "logs",
         "ca",
+        "catalog",
         "node",
         "why",
         "version",

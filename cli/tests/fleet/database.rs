@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kiln_testkit::postgres::Server;
+use kiln_testkit::{mariadb, postgres};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -52,11 +52,68 @@ async fn changes_are_taken(fleet: &Fleet, balancer: usize) -> Duration {
         .await
 }
 
+/// A server that is killed, as a power cut would, and started again.
+trait Killed {
+    /// The database of the fleet.
+    fn url(&self) -> String;
+    fn kill(&mut self);
+    async fn begin(&mut self);
+    /// What a query gives.
+    fn query(&self, sql: &str) -> String;
+}
+
+impl Killed for postgres::Server {
+    fn url(&self) -> String {
+        self.address.url("postgres")
+    }
+
+    fn kill(&mut self) {
+        Self::kill(self);
+    }
+
+    async fn begin(&mut self) {
+        Self::begin(self).await;
+    }
+
+    fn query(&self, sql: &str) -> String {
+        Self::query(self, sql)
+    }
+}
+
+impl Killed for mariadb::Server {
+    fn url(&self) -> String {
+        Self::url(self, "kiln")
+    }
+
+    fn kill(&mut self) {
+        self.stop();
+    }
+
+    async fn begin(&mut self) {
+        Self::begin(self).await;
+    }
+
+    fn query(&self, sql: &str) -> String {
+        Self::query(self, "kiln", sql)
+    }
+}
+
 #[tokio::test]
 #[ignore = "takes the machine for itself, and root: make test-fleet"]
-async fn without_its_database_a_fleet_serves_what_it_knows_and_converges_afterwards() {
-    let mut server = Server::start().await;
-    let mut fleet = Fleet::start(2, 4, &server.address.url("postgres")).await;
+async fn without_its_postgres_a_fleet_serves_what_it_knows_and_converges_afterwards() {
+    a_fleet_loses_its_database(postgres::Server::start().await).await;
+}
+
+#[tokio::test]
+#[ignore = "takes the machine for itself, and root: make test-fleet"]
+async fn without_its_mariadb_a_fleet_serves_what_it_knows_and_converges_afterwards() {
+    let server = mariadb::Server::start().await;
+    server.query("mysql", "CREATE DATABASE kiln");
+    a_fleet_loses_its_database(server).await;
+}
+
+async fn a_fleet_loses_its_database(mut server: impl Killed) {
+    let mut fleet = Fleet::start(2, 4, &server.url()).await;
     let function = fleet.deploy("fleet", &example("hello")).await;
     for balancer in 0..2 {
         let copy = fleet.balancers[balancer].data().join("catalog.copy");
@@ -104,7 +161,7 @@ async fn without_its_database_a_fleet_serves_what_it_knows_and_converges_afterwa
 }
 
 /// Every call that was answered has its record, or is counted as one that has none.
-async fn records_arrive(fleet: &Fleet, server: &Server, function: &str, outcomes: &[Outcome]) {
+async fn records_arrive(fleet: &Fleet, server: &impl Killed, function: &str, outcomes: &[Outcome]) {
     let answered: u64 = outcomes.iter().map(|outcome| outcome.requests).sum();
     let stored = || -> u64 {
         let sql = format!("SELECT count(*) FROM calls WHERE fn_id = '{function}'");

@@ -9,6 +9,7 @@ use crate::docker::{Engine, Image};
 use crate::kiln::Binaries;
 use crate::report::Row;
 
+pub mod catalog;
 pub mod cold;
 pub mod detached;
 pub mod edge;
@@ -34,6 +35,8 @@ pub struct Bench {
     pub duration: Duration,
     /// Messages of a burst of detached calls.
     pub messages: usize,
+    /// Functions of a large catalog.
+    pub functions: usize,
     /// Where results go; on a disk.
     pub results: PathBuf,
 }
@@ -64,7 +67,7 @@ pub struct Entry {
 }
 
 /// All benchmarks in the order in which they run.
-pub const ALL: [Entry; 7] = [
+pub const ALL: [Entry; 8] = [
     Entry {
         name: "edge",
         what: "the edge, HAProxy, nginx and Pingora in front of one server that answers at once",
@@ -100,6 +103,12 @@ pub const ALL: [Entry; 7] = [
         what: "detached calls on Redis: a burst, what it does to others, an idle node; and enqueuing on SQLite",
         needs: &["kiln-lb", "kiln-agent", "fleet-peer"],
         run: detached::run,
+    },
+    Entry {
+        name: "catalog",
+        what: "a large catalog on SQLite, Postgres and MariaDB: boot, and how late a change is seen",
+        needs: &[],
+        run: catalog::run,
     },
     Entry { name: "memory", what: "memory and idle CPU of `kiln start`", needs: &["kiln"], run: memory::run },
 ];

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use kiln_shared::mysql_url;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrator;
 use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions};
@@ -81,8 +82,8 @@ pub(crate) async fn open(url: &str, options: Options) -> Result<EngineQueue<MySq
 
 /// The settings of a connection, or what is wrong with the URL in words that show none of it.
 fn parse(url: &str) -> Result<MySqlConnectOptions, String> {
-    check_parameters(url, &PARAMETERS)?;
-    let url = url.replacen("mariadb:", "mysql:", 1);
+    let url = mysql_url::standard(url);
+    check_parameters(&url, &PARAMETERS)?;
     let options: MySqlConnectOptions = url.parse().map_err(|error| wrong_url(&error))?;
     if options.get_database().is_none_or(str::is_empty) {
         return Err("it names no database".to_owned());

@@ -1,82 +1,113 @@
-//! Postgres: a database that balancers on many machines share.
+//! Postgres: a database that balancers on many machines share, and that tells them of changes.
 //!
-//! Owns the connections while the database is there, and the bounds of every wait for it. Invariant: whoever
-//! changes the catalog holds the lock on the row of `feed` from begin to commit.
+//! Invariant: whoever changes the catalog holds the lock on the row of `feed` from begin to commit.
 
 mod batch;
-mod keep;
 mod url;
 
-use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_shared::record::{CallRecord, LogChunk};
 use sea_query::Value;
 use sea_query_sqlx::SqlxValues;
-use sqlx::postgres::PgPool;
-use sqlx::{Postgres, Transaction};
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
-
-pub(super) use keep::open;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool};
+use sqlx::{ConnectOptions, Postgres, Transaction};
 
 use super::StoreError;
 use super::db::Writing;
+use super::notices::Notices;
+use super::open::{Background, OpenError};
+use super::server::{
+    self, CATALOG_CONNECTIONS_MAX, Connections, Pools, RECORDS_CONNECTIONS_MAX, Server, pool,
+};
 
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+const EXAMPLE: &str = "postgres://user:password@host:port/database?sslmode=require";
 /// The channel on which commits that change the catalog are told: this and the database's id, since catalogs may
 /// share a database in schemas of their own.
 const CHANNEL_PREFIX: &str = "kiln_";
-/// Longest wait for a connection, and for one's turn to change the catalog.
-const BEGIN_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for locks that others hold, the database's own bound: less than [`BEGIN_MAX`], so that its
 /// reason is the one that is told.
 const LOCK_MAX: Duration = Duration::from_millis(2_500);
-/// Longest run of one operation while the database is there, such as reading a large catalog.
-const OPERATION_MAX: Duration = Duration::from_secs(30);
-/// The database ends a transaction that does nothing for this long, as one whose balancer was cut off: it may
-/// hold the lock that all others wait for.
-const IDLE_TRANSACTION_MAX: Duration = Duration::from_secs(5);
-/// Connections for the catalog, the listener's included.
-const CATALOG_CONNECTIONS_MAX: u32 = 6;
-/// Connections for call records.
-const RECORDS_CONNECTIONS_MAX: u32 = 2;
-/// A connection unused for this long is closed.
-const IDLE_MAX: Duration = Duration::from_mins(1);
+/// How often the revision is asked for, beside what notices tell.
+const POLL: Duration = Duration::from_millis(500);
 
-/// The connections of one sight of the database, from finding to losing it.
-#[derive(Debug, Clone)]
-struct Pools {
-    catalog: PgPool,
-    records: PgPool,
+/// A way to the database at `url`; see [`server::open`].
+pub(super) async fn open(
+    url: &str,
+    notices: Arc<Notices>,
+    background: &Background,
+) -> Result<Connections<Postgres>, OpenError> {
+    let options = url::options(url).map_err(|reason| OpenError::ServerUrl { reason, example: EXAMPLE })?;
+    server::open(Place { options }, notices, background).await
 }
 
-/// Whether the database is there.
-#[derive(Debug, Clone)]
-struct Sight {
-    /// Grows with every change.
-    number: u64,
-    /// The way to it, or why there is none.
-    pools: Result<Pools, Arc<sqlx::Error>>,
+/// Where the database is, and as whom it is used.
+#[derive(Debug)]
+struct Place {
+    options: PgConnectOptions,
 }
 
-/// The way to the database, which comes and goes.
-#[derive(Debug, Clone)]
-pub(super) struct Connections {
-    sight: watch::Receiver<Sight>,
-}
+impl Server for Place {
+    type Database = Postgres;
+    type Watch = PgListener;
+    const POLL: Duration = POLL;
 
-impl Connections {
-    fn pools(&self) -> Result<Pools, StoreError> {
-        self.sight.borrow().pools.clone().map_err(StoreError::Unreachable)
+    fn address(&self) -> String {
+        url::address(&self.options)
     }
 
+    fn migrations() -> &'static Migrator {
+        &MIGRATIONS
+    }
+
+    async fn connect(&self) -> Result<(), sqlx::Error> {
+        // The database notices that it is gone.
+        self.options.connect().await.map(drop)
+    }
+
+    fn pools(&self) -> Pools<Postgres> {
+        let relaxed = self.options.clone().options([("synchronous_commit", "off")]);
+        Pools {
+            catalog: pool(CATALOG_CONNECTIONS_MAX).connect_lazy_with(self.options.clone()),
+            records: pool(RECORDS_CONNECTIONS_MAX).connect_lazy_with(relaxed),
+        }
+    }
+
+    async fn migrate(&self, pool: &PgPool) -> Result<(), MigrateError> {
+        MIGRATIONS.run(pool).await
+    }
+
+    async fn watch(&self, pool: &PgPool) -> Result<PgListener, sqlx::Error> {
+        let id: String = sqlx::query_scalar("SELECT database_id FROM feed").fetch_one(pool).await?;
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen(&format!("{CHANNEL_PREFIX}{id}")).await?;
+        Ok(listener)
+    }
+
+    // A notice stays buffered until it has arrived whole.
+    async fn word(listener: &mut PgListener) -> Result<(), sqlx::Error> {
+        let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended");
+        listener.try_recv().await?.map(drop).ok_or_else(|| ended().into())
+    }
+
+    async fn revision(listener: &mut PgListener) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar("SELECT revision FROM feed").fetch_one(listener).await
+    }
+}
+
+impl Connections<Postgres> {
     pub(super) async fn read(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         Ok(self.pools()?.catalog.begin_with(begin).await?)
     }
 
-    /// Bound it by [`in_time`].
+    /// Bound it by [`server::in_time`].
     pub(super) async fn write(&self, writing: Writing) -> Result<Transaction<'static, Postgres>, StoreError> {
         let pools = self.pools()?;
         match writing {
@@ -93,42 +124,6 @@ impl Connections {
     pub(super) async fn append(&self, calls: &[&CallRecord], logs: &[&LogChunk]) -> Result<u64, StoreError> {
         Ok(batch::append(&self.pools()?.records, calls, logs).await?)
     }
-
-    /// Runs an operation until the database is out of sight, or a fixed time at most.
-    pub(super) async fn bounded<T>(
-        &self,
-        operation: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let mut sight = self.sight.clone();
-        let number = sight.borrow().number;
-        tokio::select! {
-            biased; // what is done is done, though the database went away meanwhile
-            done = operation => done,
-            // Whatever is dropped here is rolled back by its connection, or by the database.
-            changed = sight.wait_for(|sight| sight.number != number) => Err(match changed {
-                Ok(sight) => StoreError::Unreachable(
-                    sight.pools.as_ref().err().cloned().unwrap_or_else(|| Arc::new(sqlx::Error::WorkerCrashed)),
-                ),
-                Err(_) => sqlx::Error::PoolClosed.into(),
-            }),
-            () = sleep(OPERATION_MAX) => Err(sqlx::Error::PoolTimedOut.into()),
-        }
-    }
-
-    /// Closes the connections once they are free, within a bounded time.
-    pub(super) async fn close(&self) {
-        if let Ok(Pools { catalog, records }) = self.pools() {
-            let closed = async { tokio::join!(catalog.close(), records.close()) };
-            if timeout(BEGIN_MAX, closed).await.is_err() {
-                tracing::warn!("the catalog's database did not answer at the end; its connections are cut");
-            }
-        }
-    }
-}
-
-/// Bounds what begins a transaction.
-pub(super) async fn in_time<T>(begin: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    timeout(BEGIN_MAX, begin).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into()))
 }
 
 /// Has the commit tell everyone who listens.

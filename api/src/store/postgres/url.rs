@@ -5,7 +5,8 @@ use std::time::Duration;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
-use super::{IDLE_TRANSACTION_MAX, LOCK_MAX, OPERATION_MAX};
+use super::LOCK_MAX;
+use crate::store::server::{IDLE_TRANSACTION_MAX, OPERATION_MAX};
 
 /// Parameters that a URL may have. Others are errors: sqlx would log their values, which may be secrets.
 const PARAMETERS: [&str; 7] =

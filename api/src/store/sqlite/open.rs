@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 
 use super::Connections;
 use crate::store::db::Engine;
@@ -66,8 +68,7 @@ async fn open_memory(options: SqliteConnectOptions) -> Result<Connections, OpenE
         .connect_with(options.in_memory(true))
         .await
         .map_err(failed)?;
-    let schema = |source| OpenError::Schema { database: ":memory:".to_owned(), source };
-    MIGRATIONS.run(&pool).await.map_err(schema)?;
+    migrate(":memory:", &pool).await?;
     Ok(Connections { readers: pool.clone(), full: pool.clone(), relaxed: pool })
 }
 
@@ -90,14 +91,19 @@ async fn open_file(database: &str, options: SqliteConnectOptions) -> Result<Conn
     // The meaning of both in WAL mode: https://www.sqlite.org/pragma.html#pragma_synchronous
     let (full, relaxed) = (writer(SqliteSynchronous::Full), writer(SqliteSynchronous::Normal));
     full.acquire().await.map_err(failed)?;
-    let schema = |source| OpenError::Schema { database: database.to_owned(), source };
-    MIGRATIONS.run(&full).await.map_err(schema)?;
+    migrate(database, &full).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS_MAX)
         .test_before_acquire(false)
         .idle_timeout(READER_IDLE_MAX)
         .connect_lazy_with(options.clone().read_only(true));
     Ok(Connections { readers, full, relaxed })
+}
+
+async fn migrate(database: &str, pool: &SqlitePool) -> Result<(), OpenError> {
+    let Err(source) = MIGRATIONS.run(pool).await else { return Ok(()) };
+    OpenError::schema(database.to_owned(), &source, &MIGRATIONS)?;
+    Err(OpenError::Schema { database: database.to_owned(), source })
 }
 
 /// Makes the directory, and the file with access for its owner only: config often holds secrets. SQLite gives

@@ -13,6 +13,7 @@ mod python_image;
 mod restart;
 mod room;
 mod schedules;
+mod sharing;
 mod syslog;
 mod why;
 

@@ -3,29 +3,20 @@
 //! Owns what [`Connections`] sees of it. One task a process, and one connection on which it listens and asks,
 //! a few times a second, whether the database still answers.
 
-use std::io;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::migrate::MigrateError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    BEGIN_MAX, CATALOG_CONNECTIONS_MAX, CHANNEL_PREFIX, Connections, IDLE_MAX, OPERATION_MAX, Pools,
-    RECORDS_CONNECTIONS_MAX, Sight, url,
-};
-use crate::store::db::Engine;
+use super::{BEGIN_MAX, Connections, OPERATION_MAX, Pools, Server, Sight};
 use crate::store::notices::Notices;
 use crate::store::open::{Background, OpenError};
+use crate::store::refusal::is_refusal;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
-
-/// How often the database is asked for its revision: this finds a lost connection, and what no notice told.
-const POLL: Duration = Duration::from_millis(500);
 /// A database that does not answer in this time is lost.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Pause before the database is looked for again; doubles up to the largest.
@@ -33,31 +24,30 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// See [`PAUSE_MIN`].
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A way to the database at `url`. Whether that is there shows within seconds; if it is not, it is looked for
+/// A way to the database of `server`. Whether that is there shows within seconds; if it is not, it is looked for
 /// in the background from then on.
-pub(in crate::store) async fn open(
-    url: &str,
+pub(in crate::store) async fn open<S: Server>(
+    server: S,
     notices: Arc<Notices>,
     background: &Background,
-) -> Result<Engine, OpenError> {
-    let options = url::options(url).map_err(OpenError::PostgresUrl)?;
+) -> Result<Connections<S::Database>, OpenError> {
     let lost = Sight { number: 0, pools: Err(Arc::new(sqlx::Error::PoolTimedOut)) };
     let (sight, reader) = watch::channel(lost);
     let (first, tried) = oneshot::channel();
-    let keeper = Keeper { address: url::address(&options), options, notices, sight };
+    let keeper = Keeper { address: server.address(), server, notices, sight };
     background.spawn(|stop| keeper.run(first, stop));
     // The keeper's own bounds are longer only where a schema is brought up to date.
     if let Ok(Ok(Err(error))) = timeout(BEGIN_MAX, tried).await {
         return Err(error);
     }
-    Ok(Engine::Postgres(Connections { sight: reader }))
+    Ok(Connections { sight: reader })
 }
 
-struct Keeper {
+struct Keeper<S: Server> {
     address: String,
-    options: PgConnectOptions,
+    server: S,
     notices: Arc<Notices>,
-    sight: watch::Sender<Sight>,
+    sight: watch::Sender<Sight<S::Database>>,
 }
 
 /// Why the database is not in sight.
@@ -69,11 +59,9 @@ enum Lost {
     Schema(#[from] MigrateError),
     #[error("it did not answer in time")]
     Silent,
-    #[error("the connection ended")]
-    Ended,
 }
 
-impl Keeper {
+impl<S: Server> Keeper<S> {
     /// Works until `stop`. `first` hears how the first try ended: an error if no later one can end better.
     async fn run(self, first: oneshot::Sender<Result<(), OpenError>>, stop: CancellationToken) {
         let mut first = Some(first);
@@ -117,7 +105,7 @@ impl Keeper {
         first: &mut Option<oneshot::Sender<Result<(), OpenError>>>,
         told: &mut bool,
     ) -> Lost {
-        let (pools, mut listener) = match self.find().await {
+        let (pools, mut watch) = match self.find().await {
             Ok(found) => found,
             Err(lost) => return lost,
         };
@@ -128,101 +116,76 @@ impl Keeper {
         if std::mem::take(told) {
             tracing::info!(database = self.address, "the catalog's database is reached again");
         }
-        match self.listen(&mut listener).await {
+        match self.follow(&mut watch).await {
             Ok(never) => match never {},
             Err(lost) => lost,
         }
     }
 
-    async fn find(&self) -> Result<(Pools, PgListener), Lost> {
-        let pool = |connections_max| {
-            PgPoolOptions::new()
-                .max_connections(connections_max)
-                .acquire_timeout(BEGIN_MAX)
-                .idle_timeout(IDLE_MAX)
-        };
-        let relaxed = self.options.clone().options([("synchronous_commit", "off")]);
-        let pools = Pools {
-            catalog: pool(CATALOG_CONNECTIONS_MAX).connect_lazy_with(self.options.clone()),
-            records: pool(RECORDS_CONNECTIONS_MAX).connect_lazy_with(relaxed),
-        };
+    async fn find(&self) -> Result<(Pools<S::Database>, S::Watch), Lost> {
         // A connection that is none of a pool's, which would try for seconds where nobody listens.
-        let answers = timeout(BEGIN_MAX, self.options.connect());
-        // The database notices that it is gone.
-        drop(answers.await.map_err(|_| Lost::Silent)??);
-        let listener =
-            timeout(OPERATION_MAX, self.prepare(&pools.catalog)).await.map_err(|_| Lost::Silent)??;
-        Ok((pools, listener))
+        timeout(BEGIN_MAX, self.server.connect()).await.map_err(|_| Lost::Silent)??;
+        let pools = self.server.pools();
+        let watch = timeout(OPERATION_MAX, self.prepare(&pools)).await.map_err(|_| Lost::Silent)??;
+        Ok((pools, watch))
     }
 
     /// Brings the schema up to date, begins to listen and tells the revision.
-    async fn prepare(&self, pool: &PgPool) -> Result<PgListener, Lost> {
+    async fn prepare(&self, pools: &Pools<S::Database>) -> Result<S::Watch, Lost> {
         let known = self.notices.known();
-        MIGRATIONS.run(pool).await?;
-        let id: String = sqlx::query_scalar("SELECT database_id FROM feed").fetch_one(pool).await?;
-        let mut listener = PgListener::connect_with(pool).await?;
-        listener.eager_reconnect(false);
-        listener.listen(&format!("{CHANNEL_PREFIX}{id}")).await?;
-        self.notices.found(known, revision(&mut listener).await?);
-        Ok(listener)
+        self.server.migrate(&pools.catalog).await?;
+        let mut watch = self.server.watch(&pools.catalog).await?;
+        self.notices.found(known, revision::<S>(&mut watch).await?);
+        Ok(watch)
     }
 
     /// Tells what changes, until the database is lost.
-    async fn listen(&self, listener: &mut PgListener) -> Result<std::convert::Infallible, Lost> {
-        let mut ticks = interval(POLL);
+    async fn follow(&self, watch: &mut S::Watch) -> Result<Infallible, Lost> {
+        let mut ticks = interval(S::POLL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // Cancel-safe: a notice stays buffered until it has arrived whole.
-                notice = listener.try_recv() => if notice?.is_none() { return Err(Lost::Ended) },
+                word = S::word(watch) => word?,
                 // Cancel-safe: a tick that is not waited for comes with the next call.
                 _ = ticks.tick() => {}
             }
             let known = self.notices.known();
-            self.notices.read(known, revision(listener).await?);
+            self.notices.read(known, revision::<S>(watch).await?);
         }
     }
 
-    fn look(&self, pools: Result<Pools, Arc<sqlx::Error>>) {
+    fn look(&self, pools: Result<Pools<S::Database>, Arc<sqlx::Error>>) {
         metrics::gauge!("kiln_catalog_database_up").set(if pools.is_ok() { 1.0 } else { 0.0 });
         self.sight.send_modify(|sight| *sight = Sight { number: sight.number + 1, pools });
     }
 
     /// An error if the database is there, but does not let us in or is not ours: that is for a person to solve.
     fn hopeless(&self, lost: &Lost) -> Result<(), OpenError> {
-        let database = self.address.clone();
+        let database = || self.address.clone();
         match lost {
-            Lost::Schema(source @ (MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_))) => {
-                Err(OpenError::PostgresSchema { database, reason: source.to_string() })
+            Lost::Schema(MigrateError::Execute(error)) if is_refusal(error) => {
+                Err(refused(database(), error))
             }
-            Lost::Failed(error)
-            | Lost::Schema(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))
-                if is_refusal(error) =>
-            {
-                Err(OpenError::Postgres { database, reason: error.to_string() })
+            Lost::Schema(MigrateError::ExecuteMigration(error, step)) if is_refusal(error) => {
+                Err(OpenError::NotUpgraded { database: database(), step: *step, reason: words(error) })
             }
+            Lost::Schema(error) => OpenError::schema(database(), error, S::migrations()),
+            Lost::Failed(error) if is_refusal(error) => Err(refused(database(), error)),
             _ => Ok(()),
         }
     }
 }
 
-/// The database's newest revision, or that it does not answer.
-async fn revision(listener: &mut PgListener) -> Result<u64, Lost> {
-    let query = sqlx::query_scalar("SELECT revision FROM feed").fetch_one(listener);
-    let revision: i64 = timeout(ANSWER_MAX, query).await.map_err(|_| Lost::Silent)??;
-    Ok(revision.unsigned_abs())
+fn refused(database: String, error: &sqlx::Error) -> OpenError {
+    OpenError::Refused { database, reason: error.to_string() }
 }
 
-/// True if user, password, database, rights or TLS settings are wrong. Codes:
-/// <https://www.postgresql.org/docs/15/errcodes-appendix.html>.
-fn is_refusal(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(cause) => {
-            cause.code().is_some_and(|code| ["28", "3D", "42"].iter().any(|class| code.starts_with(class)))
-        }
-        sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => true,
-        // A certificate that is not believed.
-        sqlx::Error::Io(cause) => cause.kind() == io::ErrorKind::InvalidData,
-        _ => false,
-    }
+fn words(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |refusal| refusal.message().to_owned())
+}
+
+/// The database's newest revision, or that it does not answer.
+async fn revision<S: Server>(watch: &mut S::Watch) -> Result<u64, Lost> {
+    let revision = timeout(ANSWER_MAX, S::revision(watch)).await.map_err(|_| Lost::Silent)??;
+    Ok(revision.unsigned_abs())
 }
