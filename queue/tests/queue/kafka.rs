@@ -68,13 +68,13 @@ async fn done(queue: &Arc<dyn Queue>, taken: &[Reserved]) {
 
 /// The topic itself.
 async fn topic(server: &Server, topic: &str) -> PartitionClient {
-    let client = ClientBuilder::new(vec![format!("127.0.0.1:{}", server.port)]).build().await;
+    let client = ClientBuilder::new(vec![format!("127.0.0.1:{}", server.port())]).build().await;
     let client = client.expect("the broker answers");
     client.partition_client(topic, 0, UnknownTopicHandling::Error).await.expect("the topic is there")
 }
 
 async fn make_topic(server: &Server, topic: &str, partitions: i32) {
-    let client = ClientBuilder::new(vec![format!("127.0.0.1:{}", server.port)]).build().await;
+    let client = ClientBuilder::new(vec![format!("127.0.0.1:{}", server.port())]).build().await;
     let controller = client.expect("the broker answers").controller_client().expect("it has one");
     controller.create_topic(topic, partitions, 1, 3_000).await.expect("it is made");
 }
@@ -268,8 +268,8 @@ async fn memory_that_is_used_up_refuses_calls_but_lets_them_end() {
 async fn a_broker_that_is_away_is_told_by_its_address() {
     let mut server = Server::start().await;
     server.kill();
-    let said = refused(&format!("kafka://me:s3cret@127.0.0.1:{}/kiln", server.port)).await;
-    let expected = format!("queue kafka://127.0.0.1:{}/kiln.queue cannot be reached: ", server.port);
+    let said = refused(&format!("kafka://me:s3cret@127.0.0.1:{}/kiln", server.port())).await;
+    let expected = format!("queue kafka://127.0.0.1:{}/kiln.queue cannot be reached: ", server.port());
     assert!(said.starts_with(&expected) && said.contains("Connection refused"), "{said}");
     let said = refused("kafka://nowhere.invalid:9092/kiln").await;
     assert!(said.starts_with("queue kafka://nowhere.invalid:9092/kiln.queue cannot be reached: "), "{said}");
@@ -278,7 +278,7 @@ async fn a_broker_that_is_away_is_told_by_its_address() {
 #[tokio::test]
 async fn wrong_credentials_are_told_without_them() {
     let server = Server::start_closed().await;
-    let address = format!("127.0.0.1:{}", server.port);
+    let address = format!("127.0.0.1:{}", server.port());
     let said = refused(&format!("kafka://me:s3cret@{address}/kiln?sasl=scram-sha-512")).await;
     assert!(said.starts_with(&format!("queue kafka://{address}/kiln.queue refuses: Sasl ")), "{said}");
     // This broker breaks off instead of telling, and so do those that want TLS. One that is dying does, too: so it
