@@ -146,6 +146,8 @@ impl ObjectStore {
         let mut command = server("bin/weed");
         command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
         command.arg(format!("-dir={}", home.path().display()));
+        // What else it would serve has ports that are everybody's.
+        command.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
         let objects = Port::take();
         command.arg(format!("-s3.port={}", objects.number()));
         let mut others = Vec::new();
